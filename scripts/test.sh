@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Everything that CI checks, on the software adapter, so that the outcome is the
+# same on every machine. Stops at the first step that fails.
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/setup.sh
+source scripts/setup.sh
+
+# Runs a command as one announced and timed step.
+step() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '== %s\n' "$name"
+    if ! "$@"; then
+        printf '== %s: FAILED after %d s\n' "$name" $((SECONDS - start))
+        exit 1
+    fi
+    printf '== %s: %d s\n' "$name" $((SECONDS - start))
+}
+
+setup() {
+    ensure_rust
+    ensure_rust_components
+    ensure_software_adapter
+    if ensure_model; then
+        export WGLLAMA_SMOLLM2=$MODEL_FILE REQUIRE_SMOLLM2=1
+    elif [[ -d ../shared ]]; then
+        say "the model could not be downloaded"
+        return 1
+    else
+        say "NOTICE: the model could not be downloaded; the tests with it are skipped"
+    fi
+}
+
+target=${CARGO_TARGET_DIR:-target}
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
+
+# Tests take the software adapter even where a GPU is present, and fail rather
+# than skip when an adapter, the shared goldens or the model should be there.
+export WGLLAMA_TEST_DEVICE=cpu
+export REQUIRE_GPU=1
+if [[ -d ../shared ]]; then
+    export REQUIRE_SHARED=1
+fi
+# Mesa compiles each pipeline once and keeps it here for the other test binaries
+# and for the next run.
+export MESA_SHADER_CACHE_DIR=$target/mesa-cache
+mkdir -p "$MESA_SHADER_CACHE_DIR"
+
+step setup setup
+step 'cargo fmt' cargo fmt --check
+step 'cargo clippy' cargo clippy --all-targets -- -D warnings
+# Library, binary, examples (built), integration tests and doc tests.
+step 'cargo test' cargo test
+step 'cargo doc' env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+# The dev profile shares its dependencies with the tests above: the benches only
+# have to compile here.
+step 'cargo bench' cargo bench --no-run --profile dev
+
+printf '== all passed in %d s\n' "$SECONDS"

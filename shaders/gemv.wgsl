@@ -1,0 +1,83 @@
+// y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
+//
+// Grid   (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
+// Links  step, rows_*, lane_*, weight_*, x_*, out_*, bias_*
+//
+// A team holds ROWS x COLS sums, so that each activation serves ROWS rows and each weight,
+// decoded once, serves COLS tokens. With one column the scale of a group is applied to its
+// partial sum instead of to each weight: w = d q + m, so sum(w x) = d sum(q x) + m sum(x),
+// where sum(x) is shared by the rows. Rows come in shards (a limit of bindings, or joined
+// tensors of different formats), hence first and stride.
+struct Params {
+    groups: u32,  // of 32 weights in a row
+    rows: u32,    // in this shard, with the zero rows that fill the padding of y
+    pitch: u32,   // of a row of y, in values
+    first: u32,   // output of row 0
+    stride: u32,  // outputs from one row to the next
+}
+
+@group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
+@group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
+@group(0) @binding(5) var<uniform> p: Params;
+
+fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
+    let t0 = group.z * COLS;
+    for (var r0 = team.index * ROWS; r0 < p.rows; r0 += team.count * ROWS) {
+        var sums: array<f32, ROWS * COLS>;
+        for (var g = lane.index; g < p.groups; g += lane.count) {
+            var blocks: array<Block, ROWS>;
+            for (var r = 0u; r < ROWS; r++) {
+                blocks[r] = block((r0 + r) * p.groups + g);
+            }
+            if (COLS == 1u) {
+                var part: array<f32, ROWS>;
+                var total = vec4<f32>(0.0);
+                for (var i = 0u; i < 8u; i++) {
+                    let v = x4((t0 * p.groups + g) * 8u + i);
+                    if (HAS_MIN) {
+                        total += v;
+                    }
+                    for (var r = 0u; r < ROWS; r++) {
+                        part[r] += dot(quad(blocks[r], i), v);
+                    }
+                }
+                let all = total.x + total.y + total.z + total.w;
+                for (var r = 0u; r < ROWS; r++) {
+                    if (HAS_SCALE) {
+                        let dm = scale_min(blocks[r]);
+                        sums[r] += dm.x * part[r] + dm.y * all;
+                    } else {
+                        sums[r] += part[r];
+                    }
+                }
+            } else {
+                for (var i = 0u; i < 8u; i++) {
+                    var q: array<vec4<f32>, ROWS>;
+                    for (var r = 0u; r < ROWS; r++) {
+                        q[r] = quad(blocks[r], i);
+                        if (HAS_SCALE) {
+                            let dm = scale_min(blocks[r]);
+                            q[r] = q[r] * dm.x + dm.y;
+                        }
+                    }
+                    for (var c = 0u; c < COLS; c++) {
+                        let v = x4(((t0 + c) * p.groups + g) * 8u + i);
+                        for (var r = 0u; r < ROWS; r++) {
+                            sums[r * COLS + c] += dot(q[r], v);
+                        }
+                    }
+                }
+            }
+        }
+        for (var r = 0u; r < ROWS; r++) {
+            for (var c = 0u; c < COLS; c++) {
+                let sum = sum_all(lane, sums[r * COLS + c]);
+                if (lane.index == 0u && r0 + r < p.rows && t0 + c < n_rows()) {
+                    let o = p.first + (r0 + r) * p.stride;
+                    put((t0 + c) * p.pitch + o, sum + bias_of(o));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+// Weights in bf16: bfloat16, two to a word, four vectors to a group of 32 weights. They have no scale.
+const HAS_SCALE = false;
+const HAS_MIN = false;
+
+struct Block {
+    at: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block { return Block(g * 4u); }
+
+// Weights 4 i .. 4 i + 3 of the group.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    let pair = w[b.at + i / 2u];
+    let v = select(pair.zw, pair.xy, i % 2u == 0u);
+    return bitcast<vec4<f32>>(vec4<u32>(v.x << 16u, v.x & 0xffff0000u, v.y << 16u, v.y & 0xffff0000u));
+}
+
+fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }

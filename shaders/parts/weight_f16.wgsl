@@ -1,0 +1,19 @@
+// Weights in f16: halves, two to a word, four vectors to a group of 32 weights. They have no scale.
+const HAS_SCALE = false;
+const HAS_MIN = false;
+
+struct Block {
+    at: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block { return Block(g * 4u); }
+
+// Weights 4 i .. 4 i + 3 of the group.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    let pair = w[b.at + i / 2u];
+    let v = select(pair.zw, pair.xy, i % 2u == 0u);
+    return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y));
+}
+
+fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }

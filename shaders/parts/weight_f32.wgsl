@@ -1,0 +1,17 @@
+// Weights in f32: floats, eight vectors to a group of 32 weights. They have no scale.
+const HAS_SCALE = false;
+const HAS_MIN = false;
+
+struct Block {
+    at: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block { return Block(g * 8u); }
+
+// Weights 4 i .. 4 i + 3 of the group.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(w[b.at + i]);
+}
+
+fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }

@@ -1,0 +1,25 @@
+// Weights in Q4_0: per group of 32 one vector of nibbles q and an f16 scale d; byte j holds
+// weights j and j + 16. w = d q - 8 d.
+const HAS_SCALE = true;
+const HAS_MIN = true;
+
+struct Block {
+    q: vec4<u32>,
+    d: f32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block {
+    let pair = unpack2x16float(scales[g / 2u]);
+    return Block(w[g], select(pair.y, pair.x, g % 2u == 0u));
+}
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    if (i < 4u) {
+        return vec4<f32>(unpack4xU8(b.q[i] & 0x0f0f0f0fu));
+    }
+    return vec4<f32>(unpack4xU8((b.q[i - 4u] >> 4u) & 0x0f0f0f0fu));
+}
+
+fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(b.d, -8.0 * b.d); }

@@ -1,0 +1,22 @@
+// Weights in Q4_1: per group of 32 one vector of nibbles q, an f16 scale d and an f16 minimum
+// m; byte j holds weights j and j + 16. w = d q + m.
+const HAS_SCALE = true;
+const HAS_MIN = true;
+
+struct Block {
+    q: vec4<u32>,
+    dm: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block { return Block(w[g], scales[g]); }
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    if (i < 4u) {
+        return vec4<f32>(unpack4xU8(b.q[i] & 0x0f0f0f0fu));
+    }
+    return vec4<f32>(unpack4xU8((b.q[i - 4u] >> 4u) & 0x0f0f0f0fu));
+}
+
+fn scale_min(b: Block) -> vec2<f32> { return unpack2x16float(b.dm); }

@@ -1,0 +1,26 @@
+// Weights in Q8_0: per group of 32 two vectors of bytes q and an f16 scale d. Bytes are stored
+// with 128 added at load, so that they unpack as unsigned: w = d q - 128 d.
+const HAS_SCALE = true;
+const HAS_MIN = true;
+
+struct Block {
+    low: vec4<u32>,
+    high: vec4<u32>,
+    d: f32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block {
+    let pair = unpack2x16float(scales[g / 2u]);
+    return Block(w[g * 2u], w[g * 2u + 1u], select(pair.y, pair.x, g % 2u == 0u));
+}
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    if (i < 4u) {
+        return vec4<f32>(unpack4xU8(b.low[i]));
+    }
+    return vec4<f32>(unpack4xU8(b.high[i - 4u]));
+}
+
+fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(b.d, -128.0 * b.d); }

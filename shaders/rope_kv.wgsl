@@ -1,0 +1,60 @@
+// q'[t, h, :] = R(pos_t) q[t, h, :]; page[pos_t] <- R(pos_t) k[t, :, :], v[t, :, :]
+//
+// Grid   flat over n_tokens x (heads + 2 kv_heads) head_dim / 2: one invocation per pair.
+// Links  step, lane_thread, kv_*
+//
+// Rotates neighbouring pairs (2 i, 2 i + 1) by the angle pos * freq_i (Su et al., RoFormer);
+// models with halves rotated have their rows reordered at load. Sine and cosine are not
+// computed here, where drivers differ, but come from two tables made on the host in f64:
+// position pos = 256 a + b turns by the product of the rotations for 256 a and for b.
+// Pairs beyond `rotated` pass unchanged.
+struct Params {
+    heads: u32,
+    kv_heads: u32,
+    pairs: u32,         // head_dim / 2
+    rotated: u32,       // pairs that turn
+    stored_pairs: u32,  // padded head_dim / 2, in q' and in pages
+    pitch: u32,         // of a row of qkv, in pairs
+    q_pitch: u32,       // of a row of q', in pairs
+}
+
+@group(0) @binding(0) var<storage, read> qkv: array<vec2<f32>>;         // [T, (heads + 2 kv_heads) head_dim]
+@group(0) @binding(1) var<storage, read> rope: array<vec2<f32>>;        // [256 + ceil(ctx / 256), rotated] cos, sin
+@group(0) @binding(2) var<storage, read_write> q: array<vec2<f32>>;     // [T, heads, padded head_dim]
+@group(0) @binding(3) var<storage, read_write> k: array<KvPair>;        // [pages, kv_heads, PAGE, padded head_dim]
+@group(0) @binding(4) var<storage, read_write> v: array<KvPair>;        // [pages, kv_heads, PAGE, padded head_dim]
+@group(0) @binding(5) var<uniform> p: Params;
+
+fn turn(a: vec2<f32>, by: vec2<f32>) -> vec2<f32> {
+    return vec2<f32>(a.x * by.x - a.y * by.y, a.x * by.y + a.y * by.x);
+}
+
+fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
+    let q_pairs = p.heads * p.pairs;
+    let kv_pairs = p.kv_heads * p.pairs;
+    let t = team.index / (q_pairs + 2u * kv_pairs);
+    let i = team.index % (q_pairs + 2u * kv_pairs);
+    if (t >= n_tokens()) {
+        return;
+    }
+    let position = token_position(t);
+    let pair = i % p.pairs;
+    var value = qkv[t * p.pitch + i];
+    if (i < q_pairs + kv_pairs && pair < p.rotated) {
+        let fine = rope[(position % 256u) * p.rotated + pair];
+        let coarse = rope[(256u + position / 256u) * p.rotated + pair];
+        value = turn(value, turn(fine, coarse));
+    }
+    if (i < q_pairs) {
+        q[t * p.q_pitch + i / p.pairs * p.stored_pairs + pair] = value;
+        return;
+    }
+    let head = (i - q_pairs) / p.pairs % p.kv_heads;
+    let page = page_of(token_sequence(t), position / PAGE);
+    let at = ((page * p.kv_heads + head) * PAGE + position % PAGE) * p.stored_pairs + pair;
+    if (i < q_pairs + kv_pairs) {
+        k[at] = kv_pack(value);
+    } else {
+        v[at] = kv_pack(value);
+    }
+}

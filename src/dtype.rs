@@ -1,0 +1,118 @@
+//! The formats in which weights and cached keys and values are stored.
+//! Encoding and decoding is `quant`'s; the layout on the GPU is `kernels::weights`'.
+
+use std::fmt;
+
+/// How the weights of one tensor are stored, in files and on the GPU alike.
+///
+/// Block formats follow GGML's definitions (`ggml-common.h`): a block holds
+/// [`block_len`](Self::block_len) consecutive weights of one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WeightFormat {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision.
+    F16,
+    /// bfloat16: the upper half of an f32.
+    BF16,
+    /// 32 weights: f16 scale d, 32 signed bytes q; w = d q.
+    Q8_0,
+    /// 32 weights: f16 scale d, 16 bytes of nibbles q; w = d (q - 8).
+    Q4_0,
+    /// 32 weights: f16 scale d, f16 minimum m, 16 bytes of nibbles q; w = d q + m.
+    Q4_1,
+}
+
+impl WeightFormat {
+    /// All formats, for enumeration in tests and tables.
+    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4_1];
+
+    /// Weights in one block; a row is a whole number of blocks.
+    pub const fn block_len(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
+        }
+    }
+
+    /// Bytes of one block in a file.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q8_0 => 34,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+        }
+    }
+
+    /// Lower-case name, as in variants and plans.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+        }
+    }
+
+    /// The names of all formats, for messages.
+    pub fn supported() -> String {
+        Self::ALL.map(|f| f.name().to_uppercase()).join(", ")
+    }
+}
+
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How cached keys and values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KvFormat {
+    /// 4 bytes a value: exact.
+    F32,
+    /// 2 bytes a value: the default.
+    #[default]
+    F16,
+}
+
+impl KvFormat {
+    /// All formats.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+
+    /// Bytes of one value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+impl fmt::Display for KvFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for KvFormat {
+    type Err = crate::Error;
+    fn from_str(s: &str) -> crate::Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|f| f.name() == s)
+            .ok_or_else(|| crate::Error::option("kv", format!("expected f32 or f16, found '{s}'")))
+    }
+}

@@ -1,0 +1,35 @@
+//! Tensors that live in host memory, usually in a memory map.
+
+use crate::dtype::WeightFormat;
+
+/// A view of one stored tensor; owns only its shape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostTensor<'a> {
+    /// Storage format of `bytes`.
+    pub format: WeightFormat,
+    /// Row-major shape, outermost dimension first: `[rows, columns]` for a matrix.
+    pub shape: Vec<usize>,
+    /// The stored bytes: exactly as many as `shape` and `format` ask for.
+    pub bytes: &'a [u8],
+}
+
+impl HostTensor<'_> {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True when a dimension is zero.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Where a model's tensors come from: a GGUF file, or one or several safetensors files.
+pub trait TensorSource: Send + Sync {
+    /// All names, in the order of the file.
+    fn names(&self) -> Vec<&str>;
+
+    /// The tensor called `name`.
+    fn tensor(&self, name: &str) -> Option<HostTensor<'_>>;
+}

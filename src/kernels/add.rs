@@ -1,0 +1,32 @@
+//! Sum of two activations; see `shaders/add.wgsl`. Used where no fusion takes the sum.
+
+use crate::caps::Caps;
+use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant};
+use crate::shape::padded;
+
+params! {
+    /// Params of [`ADD`].
+    AddParams { quads: u32 }
+}
+
+kernel!(ADD, "add", AddParams, [a: Read, b: Read, y: Write], variants);
+
+fn variant(wg: u32) -> Variant {
+    Variant::new("add", &[Part::Step, Part::LaneThread], &[("WG", wg)])
+}
+
+fn variants(caps: &Caps) -> Vec<Variant> {
+    vec![variant(tuning::flat(caps))]
+}
+
+/// One invocation for four values of a row of `width`.
+pub fn select(width: usize, caps: &Caps) -> Dispatch {
+    let wg = tuning::flat(caps);
+    let quads = padded(width) as u32 / 4;
+    Dispatch {
+        variant: variant(wg),
+        params: AddParams { quads }.words(),
+        grid: Grid::Flat { per_row: quads, per_group: wg },
+        rows: Rows::Tokens,
+    }
+}

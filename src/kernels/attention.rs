@@ -1,0 +1,101 @@
+//! Grouped-query attention over the paged cache; see `shaders/attention.wgsl`.
+
+use crate::caps::Caps;
+use crate::dtype::KvFormat;
+use crate::kernels::rope_kv::stored_head_dim;
+use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant, PAGE};
+use crate::shape::padded;
+
+params! {
+    /// Params of [`ATTENTION`].
+    AttentionParams {
+        kv_heads: u32,
+        group_heads: u32,
+        blocks: u32,
+        head_dim: u32,
+        scale: f32,
+        q_pitch: u32,
+        pitch: u32,
+        width: u32,
+    }
+}
+
+kernel!(ATTENTION, "attention", AttentionParams, [q: Read, k: Read, v: Read, y: Write], variants);
+
+/// The heads of one layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Query heads, a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Values in a head.
+    pub head_dim: usize,
+    /// Factor of the scores, usually 1 / sqrt(head_dim).
+    pub scale: f32,
+    /// Format of the cache.
+    pub kv: KvFormat,
+}
+
+/// Bytes of workgroup memory that queries may take: what WebGPU guarantees, less the scores
+/// and the reduction.
+const QUERY_BYTES: usize = 12 << 10;
+
+/// Query heads of one KV head that one workgroup serves.
+fn heads_per_group(group_heads: usize, stored: usize) -> usize {
+    let most = (QUERY_BYTES / (stored * 4)).clamp(1, 8);
+    // Equal shares, so that no workgroup idles on part of its rows.
+    group_heads.div_ceil(group_heads.div_ceil(most))
+}
+
+fn variant(lane: Part, kv: KvFormat, heads: usize, stored: usize) -> Variant {
+    let octs = stored / 8;
+    let numbers = [
+        ("WG", PAGE as u32),
+        ("PAGE", PAGE as u32),
+        ("HEADS", heads as u32),
+        ("OCTS", octs as u32),
+        ("ITEMS", (heads * octs).div_ceil(PAGE) as u32),
+    ];
+    Variant::new("attention", &[Part::Step, lane, Part::Kv(kv)], &numbers)
+}
+
+fn variants(caps: &Caps) -> Vec<Variant> {
+    let mut lanes = vec![Part::LaneWorkgroup];
+    if caps.subgroup.is_some() {
+        lanes.push(Part::LaneWorkgroupSubgroup);
+    }
+    let shapes = [(1, 8), (3, 64), (4, 128), (8, 80), (8, 256)];
+    let mut all = Vec::new();
+    for lane in lanes {
+        for kv in KvFormat::ALL {
+            all.extend(shapes.map(|(heads, stored)| variant(lane, kv, heads, stored)));
+        }
+    }
+    all
+}
+
+/// One workgroup for a token and up to eight of the query heads that share a KV head.
+pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
+    let stored = stored_head_dim(problem.head_dim);
+    let group_heads = problem.heads / problem.kv_heads.max(1);
+    let heads = heads_per_group(group_heads, stored);
+    let blocks = group_heads.div_ceil(heads);
+    let width = problem.heads * problem.head_dim;
+    let params = AttentionParams {
+        kv_heads: problem.kv_heads as u32,
+        group_heads: group_heads as u32,
+        blocks: blocks as u32,
+        head_dim: problem.head_dim as u32,
+        scale: problem.scale,
+        q_pitch: padded(problem.heads * stored) as u32,
+        pitch: padded(width) as u32,
+        width: width as u32,
+    };
+    Dispatch {
+        variant: variant(tuning::workgroup_lane(caps), problem.kv, heads, stored),
+        params: params.words(),
+        grid: Grid::PerRow { groups: (problem.kv_heads * blocks) as u32 },
+        rows: Rows::Tokens,
+    }
+}

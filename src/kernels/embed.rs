@@ -1,0 +1,45 @@
+//! Rows of the embedding table; see `shaders/embed.wgsl`.
+
+use crate::caps::Caps;
+use crate::dtype::WeightFormat;
+use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant};
+
+params! {
+    /// Params of [`EMBED`].
+    EmbedParams { groups: u32, first_row: u32, rows: u32 }
+}
+
+kernel!(EMBED, "embed", EmbedParams, [w: Read, scales: Read, y: Write], variants);
+
+/// One shard of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Embed {
+    /// Storage format.
+    pub format: WeightFormat,
+    /// Width of a row, in values.
+    pub width: usize,
+    /// First row of the shard in the table.
+    pub first_row: usize,
+    /// Rows in the shard.
+    pub rows: usize,
+}
+
+fn variant(format: WeightFormat, wg: u32) -> Variant {
+    Variant::new("embed", &[Part::Step, Part::LaneThread, Part::Weight(format)], &[("WG", wg)])
+}
+
+fn variants(caps: &Caps) -> Vec<Variant> {
+    WeightFormat::ALL.map(|format| variant(format, tuning::flat(caps))).to_vec()
+}
+
+/// One invocation for 32 values.
+pub fn select(problem: &Embed, caps: &Caps) -> Dispatch {
+    let wg = tuning::flat(caps);
+    let groups = problem.width.div_ceil(crate::shape::GROUP) as u32;
+    Dispatch {
+        variant: variant(problem.format, wg),
+        params: EmbedParams { groups, first_row: problem.first_row as u32, rows: problem.rows as u32 }.words(),
+        grid: Grid::Flat { per_row: groups, per_group: wg },
+        rows: Rows::Tokens,
+    }
+}

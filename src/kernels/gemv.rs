@@ -1,0 +1,136 @@
+//! Matrix times one or a few vectors; see `shaders/gemv.wgsl`.
+
+use crate::caps::Caps;
+use crate::dtype::WeightFormat;
+use crate::kernels::tuning::{self, GemvShape};
+use crate::kernels::{kernel, params, Dispatch, Grid, Part, Rows, Variant};
+use crate::shape::{padded, GROUP};
+
+params! {
+    /// Params of [`GEMV`].
+    GemvParams { groups: u32, rows: u32, pitch: u32, first: u32, stride: u32 }
+}
+
+kernel!(GEMV, "gemv", GemvParams, [w: Read, scales: Read, x: Read, y: Write, bias: Read], variants);
+
+/// One shard of a matrix times the rows of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Gemv {
+    /// Storage format of the shard.
+    pub format: WeightFormat,
+    /// Inputs: columns of the matrix.
+    pub inputs: usize,
+    /// Outputs of the whole matrix.
+    pub outputs: usize,
+    /// Rows of the shard, with those that fill the padding of the output.
+    pub rows: usize,
+    /// Output of the shard's first row.
+    pub first: usize,
+    /// Outputs from one row to the next.
+    pub stride: usize,
+    /// Whether the result is added to the output.
+    pub add: bool,
+    /// Whether there is a bias.
+    pub bias: bool,
+    /// Which rows of the batch.
+    pub batch: Rows,
+    /// The most rows that the batch may have.
+    pub max_batch: usize,
+}
+
+fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
+    // In whole kilovectors, so that few lengths, and so few pipelines, are in use.
+    let x4 = (problem.max_batch * padded(problem.inputs) / 4).next_multiple_of(1024) as u32;
+    let parts = [
+        Part::Step,
+        if problem.batch == Rows::Tokens { Part::RowsTokens } else { Part::RowsOutputs },
+        shape.lane,
+        Part::Weight(problem.format),
+        if shape.uniform { Part::XUniform } else { Part::XStorage },
+        if problem.add { Part::OutAdd } else { Part::OutStore },
+        if problem.bias { Part::BiasVector } else { Part::BiasNone },
+    ];
+    let numbers = [("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg), ("X4", x4)];
+    Variant::new("gemv", &parts, &numbers[..if shape.uniform { 4 } else { 3 }])
+}
+
+fn variants(caps: &Caps) -> Vec<Variant> {
+    let mut lanes = vec![(Part::LaneThread, 8), (Part::LaneWorkgroup, 64)];
+    if caps.subgroup.is_some() {
+        lanes.push((Part::LaneSubgroup, 128));
+    }
+    let mut all = Vec::new();
+    for (lane, wg) in lanes {
+        for format in WeightFormat::ALL {
+            for (cols, uniform) in [(1, false), (1, true), (4, false), (8, false)] {
+                for (add, bias, batch) in [
+                    (false, false, Rows::Tokens),
+                    (true, true, Rows::Tokens),
+                    (true, false, Rows::Tokens),
+                    (false, false, Rows::Outputs),
+                ] {
+                    let shape = GemvShape { lane, rows: 4, cols, wg, uniform };
+                    let (inputs, outputs) = (64, 64);
+                    all.push(variant(
+                        shape,
+                        &Gemv {
+                            format,
+                            inputs,
+                            outputs,
+                            rows: outputs,
+                            first: 0,
+                            stride: 1,
+                            add,
+                            bias,
+                            batch,
+                            max_batch: cols as usize,
+                        },
+                    ));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The division of work for `problem`; activations that exceed a uniform binding come from
+/// storage.
+pub fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
+    let mut shape = tuning::gemv(caps, problem.max_batch);
+    let x_bytes = (problem.max_batch * padded(problem.inputs)).next_multiple_of(4096) * 4;
+    shape.uniform &= x_bytes as u64 <= caps.max_uniform_binding;
+    shape
+}
+
+/// Teams of four rows; see [`tuning::gemv`] for who is a team.
+pub fn select(problem: &Gemv, caps: &Caps) -> Dispatch {
+    let shape = shape(problem, caps);
+    dispatch(problem, shape, caps)
+}
+
+/// The dispatch of `problem` with a given division of work.
+pub fn dispatch(problem: &Gemv, shape: GemvShape, caps: &Caps) -> Dispatch {
+    let params = GemvParams {
+        groups: problem.inputs.div_ceil(GROUP) as u32,
+        rows: problem.rows as u32,
+        pitch: padded(problem.outputs) as u32,
+        first: problem.first as u32,
+        stride: problem.stride as u32,
+    };
+    // With the largest subgroups a workgroup holds the fewest teams; smaller ones find their
+    // rows taken and stop. Teams walk the rows with the stride of the grid in any case.
+    let teams_per_group = match shape.lane {
+        Part::LaneThread => shape.wg,
+        Part::LaneSubgroup => (shape.wg / caps.subgroup.map_or(shape.wg, |(_, max)| max)).max(1),
+        _ => 1,
+    };
+    Dispatch {
+        variant: variant(shape, problem),
+        params: params.words(),
+        grid: Grid::Layers {
+            groups: (problem.rows as u32).div_ceil(shape.rows * teams_per_group),
+            cols: shape.cols,
+        },
+        rows: problem.batch,
+    }
+}

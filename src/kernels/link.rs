@@ -1,0 +1,58 @@
+//! Linking: header, parts and body, one after the other. WGSL's module scope does not depend
+//! on order, so this is always a legal module; nothing is replaced inside a file.
+
+use std::fmt::Write;
+
+use crate::error::{Error, Result};
+use crate::kernels::Variant;
+
+/// A linked module, and which file each of its lines comes from.
+#[derive(Debug, Clone)]
+pub struct Linked {
+    /// The whole WGSL text.
+    pub source: String,
+    files: Vec<(usize, String)>,
+}
+
+impl Linked {
+    /// File and line of line `line` (from 1) of the linked text.
+    pub fn locate(&self, line: usize) -> String {
+        let (start, file) = self
+            .files
+            .iter()
+            .rev()
+            .find(|(start, _)| *start <= line)
+            .map_or((1, "header"), |(start, file)| (*start, file.as_str()));
+        format!("{file}:{}", line + 1 - start)
+    }
+
+    fn push(&mut self, file: &str, text: &str) {
+        let line = self.source.lines().count() + 1;
+        self.files.push((line, file.to_string()));
+        self.source.push_str(text);
+        if !text.ends_with('\n') {
+            self.source.push('\n');
+        }
+    }
+}
+
+/// Links `variant`; an error only for a kernel that is not in the list.
+pub fn link(variant: &Variant) -> Result<Linked> {
+    let decl = variant.decl().ok_or_else(|| Error::Pipeline {
+        variant: variant.to_string(),
+        message: "no such kernel".to_string(),
+    })?;
+    let mut header = format!("// {variant}\n");
+    for (name, value) in variant.numbers() {
+        // Writing to a String can't fail.
+        let _ = writeln!(header, "const {name}: u32 = {value}u;");
+    }
+    let mut linked = Linked { source: String::new(), files: Vec::new() };
+    linked.push("header", &header);
+    for part in variant.parts() {
+        let (file, text) = part.source();
+        linked.push(file, text);
+    }
+    linked.push(&format!("{}.wgsl", decl.name), decl.source);
+    Ok(linked)
+}

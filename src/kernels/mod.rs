@@ -1,0 +1,187 @@
+//! The Rust halves of the kernels: declarations, variants, and the pure choice of a variant
+//! and a grid for a problem on an adapter. Names no graphics API; `gpu` runs what is chosen
+//! here. To add a kernel: `shaders/x.wgsl`, `x.rs` here, and a line in [`KERNELS`].
+
+pub mod add;
+pub mod attention;
+pub mod embed;
+pub mod gemv;
+pub mod link;
+pub mod pack;
+pub mod rms_norm;
+pub mod rope_kv;
+pub mod swiglu;
+pub mod tuning;
+pub mod variant;
+
+pub use variant::{Part, Variant};
+
+use crate::caps::Caps;
+
+/// Positions that one page of the KV cache holds.
+pub const PAGE: usize = 64;
+
+/// How a kernel uses a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    Write,
+    /// `var<uniform>`
+    Uniform,
+}
+
+/// One binding of group 0; its number is its place in the declaration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// The variable's name in WGSL.
+    pub name: &'static str,
+    /// How it is used; a variant may read it through a uniform binding instead.
+    pub access: Access,
+}
+
+/// A kernel's declaration: all that is said once about both of its halves.
+///
+/// Group 0 holds the bindings in order and then the params; group 1 holds the step.
+#[derive(Debug)]
+pub struct KernelDecl {
+    /// The stem of the shader and of the Rust file.
+    pub name: &'static str,
+    /// The WGSL body.
+    pub source: &'static str,
+    /// The bindings of group 0, without the params.
+    pub bindings: &'static [Binding],
+    /// Names and types of the params' members.
+    pub params: &'static [(&'static str, &'static str)],
+    /// Every variant that an adapter could run.
+    pub variants: fn(&Caps) -> Vec<Variant>,
+}
+
+/// Which rows of the batch a launch works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// All tokens.
+    Tokens,
+    /// The tokens whose logits are wanted.
+    Outputs,
+}
+
+/// The size of a dispatch, as a function of the number of rows in the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grid {
+    /// `per_row` items for every row, `per_group` of them in one workgroup, in x and, where
+    /// one dimension does not hold them, y.
+    Flat {
+        /// Items for one row.
+        per_row: u32,
+        /// Items in one workgroup.
+        per_group: u32,
+    },
+    /// `groups` workgroups in x and y whatever the batch, and one layer in z for `cols` rows.
+    Layers {
+        /// Workgroups in x and y.
+        groups: u32,
+        /// Rows that one layer serves.
+        cols: u32,
+    },
+    /// `groups` workgroups in x for every row in y.
+    PerRow {
+        /// Workgroups in x.
+        groups: u32,
+    },
+}
+
+impl Grid {
+    /// Workgroups in x, y and z for `rows` rows, with at most `limit` in x.
+    pub fn size(self, rows: u32, limit: u32) -> [u32; 3] {
+        let fold = |n: u32| if n <= limit { [n, 1] } else { [limit, n.div_ceil(limit)] };
+        match self {
+            Self::Flat { per_row, per_group } => {
+                let [x, y] = fold((rows * per_row).div_ceil(per_group));
+                [x, y, 1]
+            }
+            Self::Layers { groups, cols } => {
+                let [x, y] = fold(groups);
+                [x, y, rows.div_ceil(cols)]
+            }
+            Self::PerRow { groups } => [groups, rows, 1],
+        }
+    }
+}
+
+impl std::fmt::Display for Grid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flat { per_row, per_group } => write!(f, "flat({per_row}/{per_group})"),
+            Self::Layers { groups, cols } => write!(f, "layers({groups}, rows/{cols})"),
+            Self::PerRow { groups } => write!(f, "({groups}, rows)"),
+        }
+    }
+}
+
+/// What a kernel's `select` answers: the variant, its params and its grid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    /// Which kernel, in which variant.
+    pub variant: Variant,
+    /// The params, word by word.
+    pub params: Vec<u32>,
+    /// The size of the dispatch.
+    pub grid: Grid,
+    /// The rows that the grid counts.
+    pub rows: Rows,
+}
+
+/// All kernels: tests, tables and benches enumerate this.
+pub static KERNELS: [&KernelDecl; 7] = [
+    &embed::EMBED,
+    &rms_norm::RMS_NORM,
+    &gemv::GEMV,
+    &rope_kv::ROPE_KV,
+    &attention::ATTENTION,
+    &swiglu::SWIGLU,
+    &add::ADD,
+];
+
+/// Declares a kernel: `kernel!(NAME, "stem", Params, [binding: Access, ...], variants)`.
+macro_rules! kernel {
+    ($decl:ident, $stem:literal, $params:ident, [$($name:ident: $access:ident),* $(,)?], $variants:expr) => {
+        #[doc = concat!("Declaration of `shaders/", $stem, ".wgsl`.")]
+        pub static $decl: $crate::kernels::KernelDecl = $crate::kernels::KernelDecl {
+            name: $stem,
+            source: include_str!(concat!("../../shaders/", $stem, ".wgsl")),
+            bindings: &[$($crate::kernels::Binding {
+                name: stringify!($name),
+                access: $crate::kernels::Access::$access,
+            }),*],
+            params: $params::FIELDS,
+            variants: $variants,
+        };
+    };
+}
+pub(crate) use kernel;
+
+/// Declares a kernel's params: `u32` and `f32` members only, so that the layout of a WGSL
+/// uniform struct and of `repr(C)` are the same.
+macro_rules! params {
+    ($(#[$meta:meta])* $name:ident { $($field:ident: $ty:ident),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+        #[repr(C)]
+        #[allow(missing_docs)]
+        pub struct $name { $(pub $field: $ty),* }
+
+        impl $name {
+            /// Names and types of the members, in order.
+            pub const FIELDS: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($field), stringify!($ty))),*];
+
+            /// The params word by word.
+            pub fn words(&self) -> Vec<u32> {
+                bytemuck::cast_slice(bytemuck::bytes_of(self)).to_vec()
+            }
+        }
+    };
+}
+pub(crate) use params;

@@ -1,0 +1,51 @@
+//! Root-mean-square normalisation; see `shaders/rms_norm.wgsl`.
+
+use crate::caps::Caps;
+use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant};
+use crate::shape::padded;
+
+params! {
+    /// Params of [`RMS_NORM`].
+    RmsNormParams { quads: u32, width: f32, eps: f32 }
+}
+
+kernel!(RMS_NORM, "rms_norm", RmsNormParams, [x: Read, w: Read, y: Write], variants);
+
+/// Normalise `rows` rows of `width` values.
+#[derive(Debug, Clone, Copy)]
+pub struct RmsNorm {
+    /// Width of a row, in values.
+    pub width: usize,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Which rows of the input.
+    pub rows: Rows,
+}
+
+fn variant(lane: Part, rows: Rows, wg: u32) -> Variant {
+    let rows = match rows {
+        Rows::Tokens => Part::RowsTokens,
+        Rows::Outputs => Part::RowsOutputs,
+    };
+    Variant::new("rms_norm", &[Part::Step, rows, lane], &[("WG", wg)])
+}
+
+fn variants(caps: &Caps) -> Vec<Variant> {
+    let mut lanes = vec![Part::LaneWorkgroup];
+    if caps.subgroup.is_some() {
+        lanes.push(Part::LaneWorkgroupSubgroup);
+    }
+    lanes.iter().flat_map(|&l| [variant(l, Rows::Tokens, 64), variant(l, Rows::Outputs, 64)]).collect()
+}
+
+/// One workgroup a row.
+pub fn select(problem: &RmsNorm, caps: &Caps) -> Dispatch {
+    let params =
+        RmsNormParams { quads: padded(problem.width) as u32 / 4, width: problem.width as f32, eps: problem.eps };
+    Dispatch {
+        variant: variant(tuning::workgroup_lane(caps), problem.rows, 64),
+        params: params.words(),
+        grid: Grid::Flat { per_row: 1, per_group: 1 },
+        rows: problem.rows,
+    }
+}

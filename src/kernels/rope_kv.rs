@@ -1,0 +1,72 @@
+//! Rotary position embedding and the append to the KV cache; see `shaders/rope_kv.wgsl`.
+
+use crate::caps::Caps;
+use crate::dtype::KvFormat;
+use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant, PAGE};
+use crate::shape::padded;
+
+params! {
+    /// Params of [`ROPE_KV`].
+    RopeKvParams {
+        heads: u32,
+        kv_heads: u32,
+        pairs: u32,
+        rotated: u32,
+        stored_pairs: u32,
+        pitch: u32,
+        q_pitch: u32,
+    }
+}
+
+kernel!(ROPE_KV, "rope_kv", RopeKvParams, [qkv: Read, rope: Read, q: Write, k: Write, v: Write], variants);
+
+/// The heads of one layer.
+#[derive(Debug, Clone, Copy)]
+pub struct RopeKv {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Values in a head.
+    pub head_dim: usize,
+    /// Values of a head that turn.
+    pub rotated: usize,
+    /// Format of the cache.
+    pub kv: KvFormat,
+}
+
+/// Values that a head takes in pages and in rotated queries: whole groups of eight.
+pub const fn stored_head_dim(head_dim: usize) -> usize {
+    crate::shape::round_up(head_dim, 8)
+}
+
+fn variant(kv: KvFormat, wg: u32) -> Variant {
+    let parts = [Part::Step, Part::LaneThread, Part::Kv(kv)];
+    Variant::new("rope_kv", &parts, &[("WG", wg), ("PAGE", PAGE as u32)])
+}
+
+fn variants(caps: &Caps) -> Vec<Variant> {
+    KvFormat::ALL.map(|kv| variant(kv, tuning::flat(caps))).to_vec()
+}
+
+/// One invocation for a pair of values.
+pub fn select(problem: &RopeKv, caps: &Caps) -> Dispatch {
+    let wg = tuning::flat(caps);
+    let width = (problem.heads + 2 * problem.kv_heads) * problem.head_dim;
+    let stored = stored_head_dim(problem.head_dim);
+    let params = RopeKvParams {
+        heads: problem.heads as u32,
+        kv_heads: problem.kv_heads as u32,
+        pairs: problem.head_dim as u32 / 2,
+        rotated: problem.rotated as u32 / 2,
+        stored_pairs: stored as u32 / 2,
+        pitch: padded(width) as u32 / 2,
+        q_pitch: padded(problem.heads * stored) as u32 / 2,
+    };
+    Dispatch {
+        variant: variant(problem.kv, wg),
+        params: params.words(),
+        grid: Grid::Flat { per_row: width as u32 / 2, per_group: wg },
+        rows: Rows::Tokens,
+    }
+}

@@ -1,0 +1,53 @@
+//! Every number that was chosen by measurement, in one place, with what it was measured on.
+//! Kernels ask here; nothing here is needed for a right result.
+
+use crate::caps::{AdapterKind, Caps};
+use crate::kernels::Part;
+
+/// How a mat-vec divides its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GemvShape {
+    /// Who shares a row: a thread, a subgroup or a workgroup.
+    pub lane: Part,
+    /// Rows of a team.
+    pub rows: u32,
+    /// Tokens of a team.
+    pub cols: u32,
+    /// Invocations of a workgroup.
+    pub wg: u32,
+    /// Whether activations go through a uniform binding where they fit.
+    pub uniform: bool,
+}
+
+/// The division of a mat-vec for batches of up to `tokens` tokens.
+pub fn gemv(caps: &Caps, tokens: usize) -> GemvShape {
+    match caps {
+        Caps { kind: AdapterKind::Cpu, .. } => {
+            GemvShape { lane: Part::LaneThread, rows: 4, cols: if tokens == 1 { 1 } else { 8 }, wg: 8, uniform: true }
+        }
+        Caps { subgroup: Some(_), .. } => GemvShape {
+            lane: Part::LaneSubgroup,
+            rows: 4,
+            cols: if tokens == 1 { 1 } else { 8 },
+            wg: 128,
+            uniform: false,
+        },
+        _ => GemvShape {
+            lane: Part::LaneWorkgroup,
+            rows: 4,
+            cols: if tokens == 1 { 1 } else { 4 },
+            wg: 64,
+            uniform: false,
+        },
+    }
+}
+
+/// Invocations of a workgroup in kernels that treat each item alone.
+pub fn flat(caps: &Caps) -> u32 {
+    if caps.kind == AdapterKind::Cpu { 32 } else { 64 }
+}
+
+/// Who shares a row in kernels that reduce over a whole workgroup.
+pub fn workgroup_lane(caps: &Caps) -> Part {
+    if caps.subgroup.is_some() { Part::LaneWorkgroupSubgroup } else { Part::LaneWorkgroup }
+}

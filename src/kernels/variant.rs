@@ -1,0 +1,186 @@
+//! Variants: which parts a kernel is linked from, and its compile-time numbers. A variant is
+//! the key of the pipeline cache and prints as in plans, profiles and errors.
+
+use std::fmt;
+
+use crate::dtype::{KvFormat, WeightFormat};
+use crate::kernels::{Access, Binding, KernelDecl, KERNELS};
+
+/// A part that is linked into a kernel; see `shaders/README.md` for what each provides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Part {
+    Step,
+    LaneThread,
+    LaneSubgroup,
+    LaneWorkgroup,
+    LaneWorkgroupSubgroup,
+    Weight(WeightFormat),
+    XStorage,
+    XUniform,
+    OutStore,
+    OutAdd,
+    BiasNone,
+    BiasVector,
+    RowsTokens,
+    RowsOutputs,
+    Kv(KvFormat),
+}
+
+macro_rules! part {
+    ($stem:literal) => {
+        (concat!("parts/", $stem, ".wgsl"), include_str!(concat!("../../shaders/parts/", $stem, ".wgsl")))
+    };
+}
+
+impl Part {
+    /// All parts, for the test that no file is an orphan.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![
+            Self::Step,
+            Self::LaneThread,
+            Self::LaneSubgroup,
+            Self::LaneWorkgroup,
+            Self::LaneWorkgroupSubgroup,
+            Self::XStorage,
+            Self::XUniform,
+            Self::OutStore,
+            Self::OutAdd,
+            Self::BiasNone,
+            Self::BiasVector,
+            Self::RowsTokens,
+            Self::RowsOutputs,
+        ];
+        all.extend(WeightFormat::ALL.map(Self::Weight));
+        all.extend(KvFormat::ALL.map(Self::Kv));
+        all
+    }
+
+    /// The file below `shaders/` and its text.
+    pub fn source(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Step => part!("step"),
+            Self::LaneThread => part!("lane_thread"),
+            Self::LaneSubgroup => part!("lane_subgroup"),
+            Self::LaneWorkgroup => part!("lane_workgroup"),
+            Self::LaneWorkgroupSubgroup => part!("lane_workgroup_subgroup"),
+            Self::Weight(WeightFormat::F32) => part!("weight_f32"),
+            Self::Weight(WeightFormat::F16) => part!("weight_f16"),
+            Self::Weight(WeightFormat::BF16) => part!("weight_bf16"),
+            Self::Weight(WeightFormat::Q8_0) => part!("weight_q8_0"),
+            Self::Weight(WeightFormat::Q4_0) => part!("weight_q4_0"),
+            Self::Weight(WeightFormat::Q4_1) => part!("weight_q4_1"),
+            Self::XStorage => part!("x_storage"),
+            Self::XUniform => part!("x_uniform"),
+            Self::OutStore => part!("out_store"),
+            Self::OutAdd => part!("out_add"),
+            Self::BiasNone => part!("bias_none"),
+            Self::BiasVector => part!("bias_vector"),
+            Self::RowsTokens => part!("rows_tokens"),
+            Self::RowsOutputs => part!("rows_outputs"),
+            Self::Kv(KvFormat::F32) => part!("kv_f32"),
+            Self::Kv(KvFormat::F16) => part!("kv_f16"),
+        }
+    }
+
+    /// The word that stands for the part in a variant's name; none for the usual choice.
+    fn label(self) -> Option<&'static str> {
+        match self {
+            Self::Step | Self::XStorage | Self::OutStore | Self::BiasNone | Self::RowsTokens => None,
+            Self::LaneThread => Some("thread"),
+            Self::LaneSubgroup => Some("subgroup"),
+            Self::LaneWorkgroup => Some("workgroup"),
+            Self::LaneWorkgroupSubgroup => Some("workgroup+subgroup"),
+            Self::Weight(format) => Some(format.name()),
+            Self::XUniform => Some("uniform"),
+            Self::OutAdd => Some("add"),
+            Self::BiasVector => Some("bias"),
+            Self::RowsOutputs => Some("outputs"),
+            Self::Kv(KvFormat::F32) => Some("kv_f32"),
+            Self::Kv(KvFormat::F16) => Some("kv_f16"),
+        }
+    }
+
+    /// Whether the part uses subgroup operations.
+    pub fn needs_subgroup(self) -> bool {
+        matches!(self, Self::LaneSubgroup | Self::LaneWorkgroupSubgroup)
+    }
+}
+
+/// Most parts, and most numbers, that a variant may have.
+const PARTS: usize = 8;
+const NUMBERS: usize = 6;
+
+/// A kernel with its parts and its compile-time numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Variant {
+    kernel: &'static str,
+    parts: [Option<Part>; PARTS],
+    numbers: [Option<(&'static str, u32)>; NUMBERS],
+}
+
+impl Variant {
+    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most eight
+    /// parts and six numbers are kept.
+    pub fn new(kernel: &'static str, parts: &[Part], numbers: &[(&'static str, u32)]) -> Self {
+        debug_assert!(parts.len() <= PARTS && numbers.len() <= NUMBERS);
+        let mut variant = Self { kernel, parts: [None; PARTS], numbers: [None; NUMBERS] };
+        for (slot, part) in variant.parts.iter_mut().zip(parts) {
+            *slot = Some(*part);
+        }
+        for (slot, number) in variant.numbers.iter_mut().zip(numbers) {
+            *slot = Some(*number);
+        }
+        variant
+    }
+
+    /// The kernel's name.
+    pub fn kernel(&self) -> &'static str {
+        self.kernel
+    }
+
+    /// The kernel's declaration; none for a variant of a kernel that is not in the list.
+    pub fn decl(&self) -> Option<&'static KernelDecl> {
+        KERNELS.into_iter().find(|d| d.name == self.kernel)
+    }
+
+    /// The parts, in linking order.
+    pub fn parts(&self) -> impl Iterator<Item = Part> + '_ {
+        self.parts.iter().flatten().copied()
+    }
+
+    /// The header's numbers.
+    pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u32)> + '_ {
+        self.numbers.iter().flatten().copied()
+    }
+
+    /// The header's number called `name`.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.numbers().find(|(n, _)| *n == name).map(|(_, v)| v)
+    }
+
+    /// How this variant uses a declared binding.
+    pub fn access(&self, binding: &Binding) -> Access {
+        match binding.access {
+            Access::Read if binding.name == "x" && self.parts().any(|p| p == Part::XUniform) => Access::Uniform,
+            other => other,
+        }
+    }
+
+    /// Whether the variant uses subgroup operations.
+    pub fn needs_subgroup(&self) -> bool {
+        self.parts().any(Part::needs_subgroup)
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.kernel)?;
+        let labels = self.parts().filter_map(|p| p.label().map(str::to_string));
+        let numbers = self.numbers().map(|(n, v)| format!("{}={v}", n.to_lowercase()));
+        for (i, word) in labels.chain(numbers).enumerate() {
+            write!(f, "{}{word}", if i == 0 { "" } else { "," })?;
+        }
+        f.write_str("]")
+    }
+}

@@ -1,0 +1,23 @@
+//! Sizes: the padding that every activation row obeys, and rounding.
+
+/// Activation rows are padded with zeros to a multiple of this many floats, and weight rows
+/// to as many columns, so that kernels work on whole groups and need no tails.
+pub const GROUP: usize = 32;
+
+/// The largest number of tokens that one mat-vec thread serves; activation buffers hold a
+/// multiple of it, so that a last, partly filled block of columns reads inside the buffer.
+pub const MAX_COLS: usize = 8;
+
+/// Physical rows of a weight shard are a multiple of this (zero rows fill it up), so that a
+/// team that owns several rows reads inside the buffer.
+pub const ROW_ALIGN: usize = 8;
+
+/// `n` rounded up to a multiple of `m` (`m` > 0).
+pub const fn round_up(n: usize, m: usize) -> usize {
+    n.div_ceil(m) * m
+}
+
+/// The stored length of an activation row of `n` values, in floats.
+pub const fn padded(n: usize) -> usize {
+    round_up(n, GROUP)
+}

@@ -1,0 +1,211 @@
+//! Every kernel in every variant, without an adapter: links, parses, validates with just the
+//! capabilities that the variant claims, agrees with its declaration, keeps the limits, and is
+//! written as SPIR-V, MSL and HLSL.
+
+use std::collections::BTreeSet;
+
+use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator};
+use wgllama::caps::Caps;
+use wgllama::kernels::{link::link, Access, Part, Variant, KERNELS};
+
+/// All variants that any preset lists.
+fn all_variants() -> Vec<Variant> {
+    let mut seen = std::collections::HashSet::new();
+    let presets = Caps::presets();
+    KERNELS
+        .iter()
+        .flat_map(|decl| presets.iter().flat_map(|(_, caps)| (decl.variants)(caps)))
+        .filter(|v| seen.insert(*v))
+        .collect()
+}
+
+fn parse(variant: &Variant) -> naga::Module {
+    let linked = link(variant).unwrap();
+    naga::front::wgsl::parse_str(&linked.source).unwrap_or_else(|e| {
+        let line = e.location(&linked.source).map_or(0, |l| l.line_number as usize);
+        panic!("{variant}: {} {}", linked.locate(line), e.emit_to_string(&linked.source))
+    })
+}
+
+fn validate(variant: &Variant, module: &naga::Module) -> naga::valid::ModuleInfo {
+    // Core WGSL; naga asks for it only because some GL drivers lack it.
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if variant.needs_subgroup() {
+        capabilities |= Capabilities::SUBGROUP;
+    }
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if variant.needs_subgroup() {
+        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+        validator.subgroup_operations(SubgroupOperationSet::all());
+    }
+    validator.validate(module).unwrap_or_else(|e| {
+        panic!("{variant}: {}", e.emit_to_string(&link(variant).unwrap().source))
+    })
+}
+
+/// The bindings of a group: number, name, access.
+fn bindings(module: &naga::Module, group: u32) -> Vec<(u32, String, Access)> {
+    let mut found: Vec<_> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, var)| {
+            let binding = var.binding.as_ref().filter(|b| b.group == group)?;
+            let access = match var.space {
+                naga::AddressSpace::Uniform => Access::Uniform,
+                naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => Access::Write,
+                _ => Access::Read,
+            };
+            Some((binding.binding, var.name.clone().unwrap_or_default(), access))
+        })
+        .collect();
+    found.sort_by_key(|(number, ..)| *number);
+    found
+}
+
+#[test]
+fn every_variant_agrees_with_its_declaration() {
+    for variant in all_variants() {
+        let decl = variant.decl().unwrap();
+        let module = parse(&variant);
+        validate(&variant, &module);
+
+        let found = bindings(&module, 0);
+        let params_at = decl.bindings.len() as u32;
+        let mut used = BTreeSet::new();
+        for (number, name, access) in &found {
+            if *number == params_at {
+                assert_eq!((name.as_str(), *access), ("p", Access::Uniform), "{variant}: params");
+                continue;
+            }
+            let declared = &decl.bindings[*number as usize];
+            assert_eq!(name, declared.name, "{variant}: binding {number}");
+            assert_eq!(*access, variant.access(declared), "{variant}: access of {name}");
+            used.insert(*number);
+        }
+        // A bias is bound only where the variant links one.
+        let without_bias = variant.parts().any(|p| p == Part::BiasNone);
+        for (number, declared) in decl.bindings.iter().enumerate() {
+            let unused_ok = declared.name == "bias" && without_bias;
+            assert!(used.contains(&(number as u32)) || unused_ok, "{variant}: {} is not in the shader", declared.name);
+        }
+        let step = bindings(&module, 1);
+        assert!(step.iter().all(|(n, name, a)| (*n, name.as_str(), *a) == (0, "step", Access::Read)), "{variant}");
+
+        let params = module.types.iter().find(|(_, t)| t.name.as_deref() == Some("Params")).unwrap().1;
+        let naga::TypeInner::Struct { members, .. } = &params.inner else { panic!("{variant}: Params") };
+        let members: Vec<_> = members
+            .iter()
+            .map(|m| {
+                let kind = match module.types[m.ty].inner {
+                    naga::TypeInner::Scalar(naga::Scalar::F32) => "f32",
+                    naga::TypeInner::Scalar(naga::Scalar::U32) => "u32",
+                    _ => "other",
+                };
+                (m.name.clone().unwrap_or_default(), kind, m.offset)
+            })
+            .collect();
+        let declared: Vec<_> =
+            decl.params.iter().enumerate().map(|(i, (n, t))| (n.to_string(), *t, 4 * i as u32)).collect();
+        assert_eq!(members, declared, "{variant}: params");
+    }
+}
+
+#[test]
+fn every_variant_keeps_the_limits_of_webgpu() {
+    for variant in all_variants() {
+        let module = parse(&variant);
+        let entry = &module.entry_points[0];
+        assert_eq!((module.entry_points.len(), entry.name.as_str()), (1, "main"), "{variant}");
+        assert!(entry.workgroup_size.iter().product::<u32>() <= 256, "{variant}");
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).unwrap();
+        let shared: u32 = module
+            .global_variables
+            .iter()
+            .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
+            .map(|(_, v)| layouter[v.ty].size)
+            .sum();
+        assert!(shared <= 16 << 10, "{variant}: {shared} bytes of workgroup memory");
+        let storage = bindings(&module, 0).iter().filter(|b| b.2 != Access::Uniform).count() + 1;
+        assert!(storage <= 8, "{variant}: {storage} storage buffers");
+    }
+}
+
+#[test]
+fn every_variant_is_written_for_every_backend() {
+    for variant in all_variants() {
+        let module = parse(&variant);
+        let info = validate(&variant, &module);
+        let spv = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
+        naga::back::spv::write_vec(&module, &info, &spv, None).unwrap_or_else(|e| panic!("{variant}: SPIR-V: {e}"));
+        let msl = naga::back::msl::Options {
+            lang_version: (2, 4),
+            fake_missing_bindings: true,
+            ..Default::default()
+        };
+        naga::back::msl::write_string(&module, &info, &msl, &Default::default())
+            .unwrap_or_else(|e| panic!("{variant}: MSL: {e}"));
+        let hlsl = naga::back::hlsl::Options {
+            shader_model: naga::back::hlsl::ShaderModel::V6_0,
+            fake_missing_bindings: true,
+            ..Default::default()
+        };
+        let mut text = String::new();
+        naga::back::hlsl::Writer::new(&mut text, &hlsl, &Default::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| panic!("{variant}: HLSL: {e}"));
+    }
+}
+
+/// `.wgsl` files below `shaders/`, with their paths relative to it.
+fn shader_files() -> BTreeSet<String> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut found = BTreeSet::new();
+    for folder in ["", "parts"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".wgsl") {
+                found.insert(if folder.is_empty() { name } else { format!("{folder}/{name}") });
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_shader_and_no_rust_half_is_an_orphan() {
+    let mut known: BTreeSet<String> = KERNELS.iter().map(|d| format!("{}.wgsl", d.name)).collect();
+    known.extend(Part::all().iter().map(|p| p.source().0.to_string()));
+    assert_eq!(shader_files(), known);
+    let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels");
+    for decl in KERNELS {
+        assert!(src.join(format!("{}.rs", decl.name)).exists(), "{} has no Rust half", decl.name);
+    }
+}
+
+#[test]
+fn every_kernel_states_its_formula_grid_and_links() {
+    for decl in KERNELS {
+        let head: Vec<&str> = decl.source.lines().take_while(|l| l.starts_with("//")).collect();
+        let text = head.join("\n");
+        assert!(text.contains('=') || text.contains("<-"), "{}: no formula", decl.name);
+        for word in ["// Grid ", "// Links "] {
+            assert!(text.contains(word), "{}: no '{word}' line", decl.name);
+        }
+    }
+    for part in Part::all() {
+        let (file, text) = part.source();
+        assert!(text.starts_with("// "), "{file} opens with no comment");
+    }
+}
+
+#[test]
+fn linked_lines_are_found_in_their_files() {
+    let variant = (KERNELS[0].variants)(&Caps::baseline())[0];
+    let linked = link(&variant).unwrap();
+    let (at, _) = linked.source.lines().enumerate().find(|(_, l)| l.starts_with("fn kernel")).unwrap();
+    let here = linked.locate(at + 1);
+    let line: usize = here.rsplit(':').next().unwrap().parse().unwrap();
+    assert!(here.starts_with("embed.wgsl:"), "{here}");
+    assert!(KERNELS[0].source.lines().nth(line - 1).unwrap().starts_with("fn kernel"), "{here}");
+}
