@@ -33,3 +33,17 @@ pub trait TensorSource: Send + Sync {
     /// The tensor called `name`.
     fn tensor(&self, name: &str) -> Option<HostTensor<'_>>;
 }
+
+/// Bytes of memory that the system could still give, where it says so.
+pub fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The most memory that this process has held at once, in bytes, where the system says so.
+pub fn peak_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}

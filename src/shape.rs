@@ -21,3 +21,18 @@ pub const fn round_up(n: usize, m: usize) -> usize {
 pub const fn padded(n: usize) -> usize {
     round_up(n, GROUP)
 }
+
+/// Values that a head takes in pages and in rotated queries: whole groups of eight, so that
+/// they load sixteen bytes at a time in every format of the cache.
+pub const fn stored_head_dim(head_dim: usize) -> usize {
+    round_up(head_dim, 8)
+}
+
+/// Which rows of the batch an operation works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// All tokens.
+    Tokens,
+    /// The tokens whose logits are wanted.
+    Outputs,
+}

@@ -117,7 +117,8 @@ impl fmt::Display for Value {
             Self::F32(v) => v.fmt(f),
             Self::F64(v) => v.fmt(f),
             Self::Bool(v) => v.fmt(f),
-            Self::String(v) => write!(f, "{v:?}"),
+            // A chat template may have thousands of characters.
+            Self::String(v) => write!(f, "{:?}", v.chars().take(60).collect::<String>()),
             Self::Array(v) => write!(f, "an array of {} {:?}", v.len, v.kind),
             _ => self.integer().unwrap_or_default().fmt(f),
         }
@@ -175,7 +176,7 @@ struct Entry {
     at: usize,
 }
 
-/// An open GGUF file. All of it was checked when it was opened.
+/// An open GGUF file. Its structure was checked when it was opened.
 ///
 /// Tensors of whole numbers hold no weights: they are left out, and
 /// [`format_problem`](Self::format_problem) tells of them.
@@ -200,24 +201,24 @@ impl Gguf {
     }
 
     fn from_file(file: MappedFile) -> Result<Self> {
-        let mut reader = Cursor::new(&file, 0);
+        let mut cursor = Cursor::new(&file, 0);
         if file.is_lfs_pointer() {
-            return Err(reader.fail(LFS_POINTER));
+            return Err(cursor.fail(LFS_POINTER));
         }
-        let version = reader.version()?;
-        let tensors = reader.count("the number of tensors", MIN_TENSOR_BYTES)?;
-        let values = reader.count("the number of metadata entries", MIN_ENTRY_BYTES)?;
-        let (values, alignment) = reader.metadata(values)?;
+        let version = cursor.version()?;
+        let tensors = cursor.count("the number of tensors", MIN_TENSOR_BYTES)?;
+        let values = cursor.count("the number of metadata entries", MIN_ENTRY_BYTES)?;
+        let (values, alignment) = cursor.metadata(values)?;
         let mut entries = Vec::new();
         let mut by_name = HashMap::new();
         for number in 0..tensors {
-            let entry = reader.tensor()?;
+            let entry = cursor.tensor()?;
             if by_name.insert(entry.name.clone(), number).is_some() {
-                return Err(reader.fail_at(entry.at, format!("tensor '{}' is there twice", entry.name)));
+                return Err(cursor.fail_at(entry.at, format!("tensor '{}' is there twice", entry.name)));
             }
             entries.push(entry);
         }
-        reader.place(&mut entries, alignment)?;
+        cursor.place(&mut entries, alignment)?;
         let gguf = Self { version, values, entries, by_name, file };
         match gguf.opt_u64("split.count")? {
             Some(n) if n > 1 => {
@@ -386,10 +387,10 @@ impl Gguf {
             _ => None,
         })?;
         let Some(array) = found else { return Ok(None) };
-        let mut reader = Cursor::new(&self.file, array.at);
+        let mut cursor = Cursor::new(&self.file, array.at);
         let mut elements = Vec::new();
         for number in 0..array.len {
-            let Some(element) = convert(reader.value(array.kind, 0)?) else {
+            let Some(element) = convert(cursor.value(array.kind, key, 0)?) else {
                 let message = format!("expected {expected}, found a {:?} as element {number}", array.kind);
                 return Err(self.error(key, message));
             };
@@ -461,7 +462,7 @@ impl Cursor<'_> {
             let at = self.at;
             let key = self.string("a metadata key")?;
             let kind = self.kind(key)?;
-            let value = self.value(kind, 0)?;
+            let value = self.value(kind, key, 0)?;
             if key == ALIGNMENT {
                 let power =
                     value.integer().and_then(|v| u64::try_from(v).ok()).filter(|v| v.is_power_of_two());
@@ -480,11 +481,10 @@ impl Cursor<'_> {
         let at = self.at;
         let number = self.u32("a type of value")?;
         let kind = Kind::ALL.get(number as usize).copied();
-        kind.ok_or_else(|| self.fail_at(at, format!("'{owner}' has unknown type of value {number}")))
+        kind.ok_or_else(|| self.fail_at(at, format!("{owner} has a value of unknown type {number}")))
     }
 
-    fn value(&mut self, kind: Kind, depth: u32) -> Result<Value> {
-        let what = "a metadata value";
+    fn value(&mut self, kind: Kind, what: &str, depth: u32) -> Result<Value> {
         Ok(match kind {
             Kind::U8 => Value::U8(u8::from_le_bytes(self.array(what)?)),
             Kind::I8 => Value::I8(i8::from_le_bytes(self.array(what)?)),
@@ -499,26 +499,28 @@ impl Cursor<'_> {
             Kind::Bool => match self.array(what)? {
                 [0] => Value::Bool(false),
                 [1] => Value::Bool(true),
-                [other] => return Err(self.fail(format!("expected a bool before this, found {other}"))),
+                [other] => {
+                    return Err(self.fail(format!("{what}: expected a bool before this byte, found {other}")));
+                }
             },
             Kind::String => Value::String(self.string(what)?.into()),
-            Kind::Array => Value::Array(self.skip_array(depth + 1)?),
+            Kind::Array => Value::Array(self.skip_array(what, depth + 1)?),
         })
     }
 
     /// Checks an array and leaves its elements in the file.
-    fn skip_array(&mut self, depth: u32) -> Result<Array> {
+    fn skip_array(&mut self, what: &str, depth: u32) -> Result<Array> {
         if depth > MAX_DEPTH {
-            return Err(self.fail(format!("arrays are nested more than {MAX_DEPTH} deep")));
+            return Err(self.fail(format!("{what}: arrays are nested more than {MAX_DEPTH} deep")));
         }
-        let kind = self.kind("an array")?;
-        let len = self.count("the length of an array", kind.min_bytes())?;
+        let kind = self.kind(what)?;
+        let len = self.count(what, kind.min_bytes())?;
         let array = Array { kind, len, at: self.at };
         match kind {
-            Kind::String => (0..len).try_for_each(|_| self.string("a string in an array").map(drop))?,
-            Kind::Array => (0..len).try_for_each(|_| self.skip_array(depth + 1).map(drop))?,
+            Kind::String => (0..len).try_for_each(|_| self.string(what).map(drop))?,
+            Kind::Array => (0..len).try_for_each(|_| self.skip_array(what, depth + 1).map(drop))?,
             // `count` has made sure that the product is no longer than the file.
-            _ => self.take(len * kind.min_bytes(), "an array").map(drop)?,
+            _ => self.take(len * kind.min_bytes(), what).map(drop)?,
         }
         Ok(array)
     }

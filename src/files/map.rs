@@ -161,7 +161,10 @@ impl<'a> Cursor<'a> {
         let left = self.bytes.len().saturating_sub(self.at);
         let most = left / min_bytes.max(1);
         usize::try_from(count).ok().filter(|&n| n <= most).ok_or_else(|| {
-            self.fail_at(at, format!("{what}: {count}, but the {left} bytes left hold at most {most}"))
+            self.fail_at(
+                at,
+                format!("{what}: expected at most {most} in the {left} bytes left, found {count}"),
+            )
         })
     }
 

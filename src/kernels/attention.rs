@@ -2,9 +2,8 @@
 
 use crate::caps::Caps;
 use crate::dtype::KvFormat;
-use crate::kernels::rope_kv::stored_head_dim;
 use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant, PAGE};
-use crate::shape::padded;
+use crate::shape::{padded, stored_head_dim};
 
 params! {
     /// Params of [`ATTENTION`].

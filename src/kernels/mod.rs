@@ -17,6 +17,7 @@ pub mod variant;
 pub use variant::{Part, Variant};
 
 use crate::caps::Caps;
+pub use crate::shape::Rows;
 
 /// Positions that one page of the KV cache holds.
 pub const PAGE: usize = 64;
@@ -56,15 +57,6 @@ pub struct KernelDecl {
     pub params: &'static [(&'static str, &'static str)],
     /// Every variant that an adapter could run.
     pub variants: fn(&Caps) -> Vec<Variant>,
-}
-
-/// Which rows of the batch a launch works on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Rows {
-    /// All tokens.
-    Tokens,
-    /// The tokens whose logits are wanted.
-    Outputs,
 }
 
 /// The size of a dispatch, as a function of the number of rows in the batch.

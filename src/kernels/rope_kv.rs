@@ -3,7 +3,7 @@
 use crate::caps::Caps;
 use crate::dtype::KvFormat;
 use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant, PAGE};
-use crate::shape::padded;
+use crate::shape::{padded, stored_head_dim};
 
 params! {
     /// Params of [`ROPE_KV`].
@@ -33,11 +33,6 @@ pub struct RopeKv {
     pub rotated: usize,
     /// Format of the cache.
     pub kv: KvFormat,
-}
-
-/// Values that a head takes in pages and in rotated queries: whole groups of eight.
-pub const fn stored_head_dim(head_dim: usize) -> usize {
-    crate::shape::round_up(head_dim, 8)
 }
 
 fn variant(kv: KvFormat, wg: u32) -> Variant {

@@ -1,0 +1,56 @@
+//! `wgllama devices`
+
+use std::io::Write;
+
+use wgllama::caps::AdapterKind;
+use wgllama::gpu::list_adapters;
+use wgllama::Error;
+
+use super::Outcome;
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+const MIB: u64 = 1 << 20;
+
+pub fn run(_: &Args) -> Outcome {
+    let adapters = list_adapters();
+    let Some(picked) = adapters.first() else {
+        let help = "on Linux: apt-get install libvulkan1 mesa-vulkan-drivers gives a software one; \
+                    elsewhere install the GPU's driver";
+        return Err(Error::NoAdapter { help: help.to_string() }.into());
+    };
+    let mut out = std::io::stdout().lock();
+    for adapter in &adapters {
+        let caps = &adapter.caps;
+        let subgroup = match caps.subgroup {
+            Some((min, max)) if min == max => format!("subgroups of {min}"),
+            Some((min, max)) => format!("subgroups of {min} to {max}"),
+            None => "no subgroups".to_string(),
+        };
+        let with = |has: bool, name: &str| if has { name.to_string() } else { format!("no {name}") };
+        let mark = if adapter.index == picked.index { '*' } else { ' ' };
+        writeln!(out, "{mark} {}: {}", adapter.index, adapter.name)?;
+        writeln!(out, "     {}, {}, {}", caps.kind, adapter.backend, adapter.driver)?;
+        writeln!(
+            out,
+            "     buffer {} MiB, binding {} MiB, uniform {} KiB, workgroup {} KiB and {} invocations",
+            caps.max_buffer / MIB,
+            caps.max_storage_binding / MIB,
+            caps.max_uniform_binding >> 10,
+            caps.max_workgroup_memory >> 10,
+            caps.max_invocations
+        )?;
+        writeln!(
+            out,
+            "     {subgroup}, {}, {}",
+            with(caps.shader_f16, "f16"),
+            with(caps.timestamps, "timestamps")
+        )?;
+    }
+    writeln!(out, "* is used unless --device names another")?;
+    if picked.caps.kind == AdapterKind::Cpu {
+        eprintln!("note: no GPU was found; {} runs on the CPU", picked.name);
+    }
+    Ok(())
+}

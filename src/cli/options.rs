@@ -1,0 +1,99 @@
+//! Options that several commands share, and what they stand for.
+
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use wgllama::caps::AdapterKind;
+use wgllama::{Context, ContextOptions, Error, KvFormat, LoadOptions, Model, ModelFiles, Result};
+
+/// Which device, and how it is opened.
+#[derive(Args)]
+pub struct DeviceArgs {
+    /// Adapter: an index from `wgllama devices`, a kind (discrete, integrated, cpu) or part of a name
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Pretend that the adapter has no more than WebGPU guarantees everywhere
+    #[arg(long, value_name = "CAPS", value_parser = ["baseline"])]
+    caps: Option<String>,
+}
+
+impl DeviceArgs {
+    /// Opens the device; a CPU gets a notice.
+    pub fn open(&self) -> Result<Context> {
+        let options =
+            ContextOptions { device: self.device.clone(), baseline: self.caps.is_some(), ..Default::default() };
+        let context = Context::new(&options)?;
+        if context.caps().kind == AdapterKind::Cpu {
+            eprintln!("note: {} is a software adapter: this runs on the CPU", context.adapter().name);
+        }
+        Ok(context)
+    }
+}
+
+/// The cache.
+#[derive(Args)]
+pub struct CacheArgs {
+    /// Tokens that the context holds [default: what the model was trained for, at most 4096]
+    #[arg(long, value_name = "TOKENS")]
+    pub ctx: Option<usize>,
+    /// Format of cached keys and values
+    #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = ["f16", "f32"])]
+    kv: String,
+}
+
+impl CacheArgs {
+    /// The format.
+    pub fn kv(&self) -> Result<KvFormat> {
+        self.kv.parse()
+    }
+}
+
+/// Where `make demo` puts the default model, below the user's cache directory.
+const DEFAULT_MODEL: &str = "wgllama/SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// The default model; an error that says how to get it.
+pub fn default_model() -> Result<PathBuf> {
+    let path = dirs::cache_dir().unwrap_or_default().join(DEFAULT_MODEL);
+    if path.exists() {
+        return Ok(path);
+    }
+    let message = format!(
+        "none was named and the default one is not at {}; `make demo` fetches it, or name a GGUF file or a folder",
+        path.display()
+    );
+    Err(Error::InvalidOption { name: "MODEL".to_string(), message })
+}
+
+/// Whether `path` looks like a model and not like a prompt.
+pub fn is_model(path: &str) -> bool {
+    Path::new(path).exists() || path.ends_with(".gguf") || path.ends_with(".safetensors")
+}
+
+/// The prompt; `-` stands for standard input.
+pub fn prompt(text: &str) -> Result<String> {
+    if text != "-" {
+        return Ok(text.to_string());
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).map_err(|e| Error::io("standard input", e))?;
+    String::from_utf8(bytes).map_err(|e| Error::option("prompt", format!("standard input is not UTF-8: {e}")))
+}
+
+/// Loads a model and says how long it took, in seconds; a bar shows progress on a terminal.
+pub fn load(context: &Context, files: &ModelFiles) -> Result<(Model, f64)> {
+    let start = Instant::now();
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes}") {
+        bar.set_style(style);
+    }
+    let progress = |done: u64, total: u64| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let model = Model::from_files(context, files, &LoadOptions { progress: Some(&progress) })?;
+    bar.finish_and_clear();
+    Ok((model, start.elapsed().as_secs_f64()))
+}

@@ -1,0 +1,176 @@
+//! `wgllama run`
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::json;
+use wgllama::{
+    Error, Finish, Message, Model, ModelFiles, Result, Sampling, Session, SessionOptions, Specials,
+};
+
+use super::options::{default_model, is_model, load, prompt, CacheArgs, DeviceArgs};
+use super::{Outcome, Stop};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// [MODEL] PROMPT: a Hugging Face folder or GGUF file (default: the model of `make demo`), and the
+    /// text, or - for standard input
+    #[arg(value_name = "MODEL] [PROMPT", num_args = 1..=2, required = true)]
+    words: Vec<String>,
+    /// The most tokens to generate
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// Divides the logits; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    temperature: f32,
+    /// Only the K likeliest tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+    /// Only the likeliest tokens that together reach this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+    /// Seed of the choices [default: another one every time]
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+    /// Give the prompt to the model as it stands, without its chat template
+    #[arg(long)]
+    raw: bool,
+    /// Print one JSON object with text, ids and figures instead of streaming
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// What a run measured, in seconds and tokens.
+struct Figures {
+    load: f64,
+    prompt: f64,
+    generation: f64,
+    prompt_tokens: usize,
+    ids: Vec<u32>,
+    finish: Option<Finish>,
+    text: String,
+}
+
+pub fn run(args: &Args) -> Outcome {
+    let (path, text) = match args.words.as_slice() {
+        [model, text] => (model.into(), text),
+        [model] if is_model(model) => {
+            let message = format!("expected MODEL and PROMPT, found only the model {model}");
+            return Err(Error::InvalidOption { name: "PROMPT".to_string(), message }.into());
+        }
+        [text] => (default_model()?, text),
+        _ => return Ok(()),
+    };
+    let text = prompt(text)?;
+    let files = ModelFiles::open(Path::new(&path))?;
+    let ids = encode(args, &files, &text)?;
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        seed: args.seed.unwrap_or_else(fresh_seed),
+        max_tokens: args.max_tokens,
+    };
+    let context = args.device.open()?;
+    let (model, load) = load(&context, &files)?;
+    let options = SessionOptions { context: args.cache.ctx, kv: args.cache.kv()?, chunk: None };
+    let mut session = model.session(&options)?;
+    let figures = generate(args, &mut session, &ids, &sampling, load)?;
+    report(args, &model, &figures, sampling.seed)
+}
+
+fn encode(args: &Args, files: &ModelFiles, text: &str) -> Result<Vec<u32>> {
+    let tokenizer = files.tokenizer()?;
+    if args.raw || !tokenizer.has_chat_template() {
+        return tokenizer.encode_prompt(text, Specials::Text);
+    }
+    tokenizer.encode_chat(&[Message { role: "user".to_string(), content: text.to_string() }])
+}
+
+/// A seed that nobody chose: the time.
+fn fresh_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d| d.as_nanos() as u64 & 0xffff_ffff)
+}
+
+fn generate(
+    args: &Args,
+    session: &mut Session,
+    ids: &[u32],
+    sampling: &Sampling,
+    load: f64,
+) -> Result<Figures, Stop> {
+    let mut out = std::io::stdout().lock();
+    let start = Instant::now();
+    let mut stream = session.generate_ids(ids, sampling)?;
+    let prompt = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    let mut figures = Figures {
+        load,
+        prompt,
+        generation: 0.0,
+        prompt_tokens: ids.len(),
+        ids: Vec::new(),
+        finish: None,
+        text: String::new(),
+    };
+    for piece in &mut stream {
+        let piece = piece?;
+        figures.ids.push(piece.id);
+        if args.json {
+            figures.text.push_str(&piece.text);
+        } else {
+            write!(out, "{}", piece.text)?;
+            out.flush()?;
+        }
+    }
+    figures.finish = stream.finish();
+    figures.generation = start.elapsed().as_secs_f64();
+    if !args.json {
+        writeln!(out)?;
+    }
+    Ok(figures)
+}
+
+fn report(args: &Args, model: &Model, figures: &Figures, seed: u64) -> Outcome {
+    let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+    let adapter = model.context().adapter();
+    let generated = figures.ids.len();
+    // The first token comes with the prompt; the rest took the time that generation took.
+    let prompt_rate = rate(figures.prompt_tokens, figures.prompt);
+    let generation_rate = rate(generated.saturating_sub(1), figures.generation);
+    let finish = match figures.finish {
+        Some(Finish::End) | None => "end",
+        Some(Finish::Length) => "length",
+        Some(Finish::Context) => "context",
+    };
+    if args.json {
+        let object = json!({
+            "text": figures.text,
+            "ids": figures.ids,
+            "finish": finish,
+            "seed": seed,
+            "prompt_tokens": figures.prompt_tokens,
+            "adapter": adapter.name,
+            "backend": adapter.backend,
+            "load_seconds": figures.load,
+            "prompt_seconds": figures.prompt,
+            "prompt_tokens_per_second": prompt_rate,
+            "generation_seconds": figures.generation,
+            "generation_tokens_per_second": generation_rate,
+        });
+        writeln!(std::io::stdout(), "{object}")?;
+        return Ok(());
+    }
+    eprintln!(
+        "\n{} ({}), loaded in {:.2} s\nprompt {} tokens, {prompt_rate:.1} tok/s; \
+         generated {generated} tokens, {generation_rate:.1} tok/s ({finish})",
+        adapter.name, adapter.backend, figures.load, figures.prompt_tokens
+    );
+    Ok(())
+}

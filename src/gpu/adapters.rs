@@ -1,0 +1,133 @@
+//! Adapters: which there are, what they can do, and which is picked.
+
+use crate::caps::{AdapterKind, Caps};
+use crate::error::{Error, Result};
+
+/// An adapter in words and numbers.
+#[derive(Debug, Clone)]
+pub struct AdapterReport {
+    /// Place in the list; what `--device` takes.
+    pub index: usize,
+    /// The card.
+    pub name: String,
+    /// The graphics API.
+    pub backend: String,
+    /// The driver and its version.
+    pub driver: String,
+    /// Limits and features.
+    pub caps: Caps,
+}
+
+/// An adapter with its report.
+pub(super) struct Found {
+    pub adapter: wgpu::Adapter,
+    pub report: AdapterReport,
+}
+
+fn kind(device_type: wgpu::DeviceType) -> AdapterKind {
+    match device_type {
+        wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+        wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+        wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
+        wgpu::DeviceType::Cpu => AdapterKind::Cpu,
+        wgpu::DeviceType::Other => AdapterKind::Other,
+    }
+}
+
+/// Capabilities under `limits` and `features`.
+pub(super) fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
+    let subgroup = features.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size > 0;
+    Caps {
+        kind: kind(info.device_type),
+        max_buffer: limits.max_buffer_size,
+        max_storage_binding: limits.max_storage_buffer_binding_size,
+        max_uniform_binding: limits.max_uniform_buffer_binding_size,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        max_workgroup_memory: limits.max_compute_workgroup_storage_size,
+        max_invocations: limits.max_compute_invocations_per_workgroup,
+        max_groups: limits.max_compute_workgroups_per_dimension,
+        subgroup: subgroup.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        shader_f16: features.contains(wgpu::Features::SHADER_F16),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+    }
+}
+
+/// Instance with all native backends; flags and backends may be set by wgpu's own variables.
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    // FXC, the old compiler, takes a hundred times as long as DXC for some kernels.
+    descriptor.backend_options.dx12.shader_compiler = wgpu::Dx12Compiler::default_dynamic_dxc();
+    wgpu::Instance::new(descriptor)
+}
+
+/// All adapters that can run our kernels, best first.
+pub(super) async fn find() -> Vec<Found> {
+    let all = instance().enumerate_adapters(wgpu::Backends::all()).await;
+    let mut found: Vec<(wgpu::Adapter, wgpu::AdapterInfo)> = all
+        .into_iter()
+        .map(|a| {
+            let info = a.get_info();
+            (a, info)
+        })
+        // Drivers on null hardware list cards that are not there; they lose the device at once.
+        .filter(|(_, info)| !info.name.starts_with("Null hardware"))
+        .filter(|(a, _)| {
+            a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+                && a.limits().max_storage_buffers_per_shader_stage >= Caps::baseline().max_storage_buffers
+        })
+        .collect();
+    // The same card through OpenGL comes after all others of its kind.
+    found.sort_by_key(|(_, info)| (kind(info.device_type), info.backend == wgpu::Backend::Gl));
+    let report = |(index, (adapter, info)): (usize, (wgpu::Adapter, wgpu::AdapterInfo))| Found {
+        report: AdapterReport {
+            index,
+            name: info.name.clone(),
+            backend: format!("{:?}", info.backend).to_lowercase(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
+            caps: caps(&info, &adapter.limits(), adapter.features()),
+        },
+        adapter,
+    };
+    found.into_iter().enumerate().map(report).collect()
+}
+
+/// All adapters, best first: discrete, integrated, virtual, CPU.
+pub fn list_adapters() -> Vec<AdapterReport> {
+    pollster::block_on(find()).into_iter().map(|f| f.report).collect()
+}
+
+/// The adapter that `wanted` names: an index, a kind, or a part of a name or backend, in any
+/// case. Without a wish the best one.
+pub(super) fn choose(found: Vec<Found>, wanted: Option<&str>) -> Result<Found> {
+    let names = found.iter().map(|f| format!("{} ({}, {})", f.report.index, f.report.name, f.report.backend));
+    let available = names.collect::<Vec<_>>().join(", ");
+    if found.is_empty() {
+        return Err(Error::NoAdapter { help: help().to_string() });
+    }
+    let Some(wanted) = wanted else {
+        return found.into_iter().next().ok_or_else(|| Error::NoAdapter { help: help().to_string() });
+    };
+    let lower = wanted.to_lowercase();
+    let matches = |r: &AdapterReport| match wanted.parse::<usize>() {
+        Ok(index) => r.index == index,
+        Err(_) => {
+            r.caps.kind.to_string() == lower || r.name.to_lowercase().contains(&lower) || r.backend == lower
+        }
+    };
+    found
+        .into_iter()
+        .find(|f| matches(&f.report))
+        .ok_or_else(|| Error::DeviceNotFound { wanted: wanted.to_string(), available })
+}
+
+/// How to get an adapter on this system.
+fn help() -> &'static str {
+    if cfg!(target_os = "linux") {
+        "install the GPU's Vulkan driver, or the software one: apt-get install libvulkan1 mesa-vulkan-drivers \
+         (Fedora: vulkan-loader mesa-vulkan-drivers; Arch: vulkan-icd-loader vulkan-swrast)"
+    } else if cfg!(target_os = "windows") {
+        "install or update the GPU's driver, which brings DirectX 12 and Vulkan"
+    } else {
+        "this system needs Metal or a Vulkan driver"
+    }
+}

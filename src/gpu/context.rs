@@ -1,0 +1,147 @@
+//! The device and all that belongs to it for as long as it lives.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::caps::Caps;
+use crate::error::{Error, Result};
+use crate::gpu::adapters::{self, AdapterReport};
+use crate::gpu::pipelines::Pipelines;
+
+/// Which device to open, and how.
+#[derive(Debug, Clone, Default)]
+pub struct ContextOptions {
+    /// Index, kind, or part of the name of the adapter; the best one if none is named.
+    pub device: Option<String>,
+    /// Open the device with no more than what WebGPU guarantees everywhere.
+    pub baseline: bool,
+    /// Compile shaders with all of the run-time checks; for debugging.
+    pub checked: bool,
+}
+
+/// Trouble that the driver reported between calls.
+#[derive(Debug, Default)]
+struct Trouble {
+    lost: Option<String>,
+    error: Option<String>,
+}
+
+/// An open device: shareable, and the owner of all compiled pipelines.
+#[derive(Clone)]
+pub struct Context {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    report: AdapterReport,
+    pipelines: Pipelines,
+    trouble: Arc<Mutex<Trouble>>,
+}
+
+/// A lock that a panic elsewhere does not take away: what it guards is whole at all times.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Context {
+    /// Opens a device, waiting for it.
+    pub fn new(options: &ContextOptions) -> Result<Self> {
+        pollster::block_on(Self::open(options))
+    }
+
+    /// Opens a device.
+    pub async fn open(options: &ContextOptions) -> Result<Self> {
+        let found = adapters::choose(adapters::find().await, options.device.as_deref())?;
+        let (adapter, mut report) = (found.adapter, found.report);
+        let wanted = wgpu::Features::SUBGROUP
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        let (features, limits) = if options.baseline {
+            let mut limits = wgpu::Limits::default();
+            limits.max_storage_buffers_per_shader_stage = Caps::baseline().max_storage_buffers;
+            (wgpu::Features::empty(), limits)
+        } else {
+            (adapter.features() & wanted, adapter.limits())
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("wgllama"),
+                required_features: features,
+                required_limits: limits.clone(),
+                experimental_features: wgpu::ExperimentalFeatures::disabled(),
+                memory_hints: wgpu::MemoryHints::Performance,
+                trace: wgpu::Trace::Off,
+            })
+            .await
+            .map_err(|e| Error::Gpu { message: format!("{}: {e}", report.name) })?;
+        report.caps = adapters::caps(&adapter.get_info(), &limits, features);
+        log::info!("adapter {} ({}, {})", report.name, report.backend, report.driver);
+
+        // Without handlers wgpu ends the process on the first error.
+        let trouble = Arc::new(Mutex::new(Trouble::default()));
+        let (on_error, on_loss) = (trouble.clone(), trouble.clone());
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            lock(&on_error).error.get_or_insert(error.to_string());
+        }));
+        device.set_device_lost_callback(move |reason, message| {
+            lock(&on_loss).lost.get_or_insert(format!("{reason:?}: {message}"));
+        });
+        let pipelines = Pipelines::new(options.checked);
+        Ok(Self { inner: Arc::new(Inner { device, queue, report, pipelines, trouble }) })
+    }
+
+    /// What the device can do.
+    pub fn caps(&self) -> &Caps {
+        &self.inner.report.caps
+    }
+
+    /// The adapter, with the limits that the device was opened with.
+    pub fn adapter(&self) -> &AdapterReport {
+        &self.inner.report
+    }
+
+    /// An error if the device was lost or reported one since the last call.
+    pub fn check(&self) -> Result<()> {
+        let mut trouble = lock(&self.inner.trouble);
+        if let Some(reason) = trouble.lost.clone() {
+            return Err(Error::DeviceLost { reason });
+        }
+        match trouble.error.take() {
+            Some(message) => Err(Error::Gpu { message }),
+            None => Ok(()),
+        }
+    }
+
+    /// Drops the device at once, as a failing driver would; for tests of what follows.
+    pub fn destroy(&self) {
+        self.inner.device.destroy();
+    }
+
+    pub(super) fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    pub(super) fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    pub(super) fn pipelines(&self) -> &Pipelines {
+        &self.inner.pipelines
+    }
+
+    /// Waits until all submitted work is done.
+    pub fn wait(&self) -> Result<()> {
+        self.device()
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|e| Error::Gpu { message: format!("waiting for the device: {e}") })?;
+        self.check()
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("adapter", &self.inner.report).finish_non_exhaustive()
+    }
+}

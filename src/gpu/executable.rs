@@ -1,0 +1,310 @@
+//! A plan bound to buffers: bind groups and params are made once, then every step encodes the
+//! same launches with the grid of its batch, in one compute pass and one submit.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::gpu::buffers::Buffer;
+use crate::gpu::context::Context;
+use crate::gpu::pipelines::Pipeline;
+use crate::graph::Batch;
+use crate::kernels::{Grid, Rows};
+use crate::plan::{Kept, Plan, Resource};
+
+/// A buffer that holds a shard's two planes: offsets and lengths in bytes.
+#[derive(Debug, Clone)]
+pub struct Planes {
+    /// The buffer.
+    pub buffer: Buffer,
+    /// Length of the quants, from 0.
+    pub quant_bytes: u64,
+    /// Start of the scales.
+    pub scale_at: u64,
+    /// Length of the scales.
+    pub scale_bytes: u64,
+}
+
+/// What a plan's resources refer to.
+#[derive(Debug, Clone, Copy)]
+pub struct Buffers<'a> {
+    /// Shards by matrix.
+    pub weights: &'a [Vec<Planes>],
+    /// Vectors.
+    pub vectors: &'a [Buffer],
+    /// The tables of rotations.
+    pub rope: &'a Buffer,
+    /// Keys by layer.
+    pub keys: &'a [Buffer],
+    /// Values by layer.
+    pub values: &'a [Buffer],
+}
+
+/// The page tables of the sequences in a batch, each `pages` long.
+#[derive(Debug, Clone, Copy)]
+pub struct StepTables<'a> {
+    /// Tables by sequence slot.
+    pub tables: &'a [Vec<u32>],
+    /// Entries of a table.
+    pub pages: usize,
+}
+
+struct Bound {
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+    grid: Grid,
+    rows: Rows,
+}
+
+/// A plan that is ready to run.
+pub struct Executable {
+    context: Context,
+    plan: Plan,
+    slots: Vec<Buffer>,
+    launches: Vec<Bound>,
+    step: Buffer,
+    step_group: wgpu::BindGroup,
+    step_words: Vec<u32>,
+    tables_len: usize,
+    staging: Buffer,
+}
+
+/// Words of the step's header; see `shaders/parts/step.wgsl`.
+const HEADER: usize = 8;
+
+/// Params of different launches lie this far apart, in bytes.
+const PARAMS_STRIDE: usize = 256;
+
+impl Executable {
+    /// Compiles what `plan` needs and binds it. A batch may hold `sequences` sequences whose
+    /// tables have `pages` entries.
+    pub fn bind(context: &Context, plan: Plan, buffers: Buffers<'_>, sequences: usize, pages: usize) -> Result<Self> {
+        let variants: Vec<_> = plan.launches.iter().map(|l| l.dispatch.variant).collect();
+        context.compile(&variants)?;
+        let help = "process fewer tokens at a time";
+        let slots = plan
+            .slots
+            .iter()
+            .enumerate()
+            .map(|(i, floats)| context.buffer(&format!("activations {i}"), *floats as u64 * 4, help))
+            .collect::<Result<Vec<_>>>()?;
+        let params = params(context, &plan)?;
+        let launches = plan
+            .launches
+            .iter()
+            .enumerate()
+            .map(|(i, _)| bind_launch(context, &plan, i, &slots, buffers, &params))
+            .collect::<Result<Vec<_>>>()?;
+        let tables_len = sequences * pages;
+        let words = HEADER + plan.options.max_tokens * 4 + plan.options.max_outputs + tables_len;
+        let step = context.buffer("the step", words as u64 * 4, help)?;
+        let step_group = context.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("step"),
+            layout: &context.step_layout(),
+            entries: &[wgpu::BindGroupEntry { binding: 0, resource: step.raw.as_entire_binding() }],
+        });
+        let staging_bytes = plan.options.max_outputs * plan.output.pitch * 4;
+        let staging = context.staging("the logits", staging_bytes as u64)?;
+        context.check()?;
+        Ok(Self {
+            context: context.clone(),
+            plan,
+            slots,
+            launches,
+            step,
+            step_group,
+            step_words: Vec::with_capacity(words),
+            tables_len,
+            staging,
+        })
+    }
+
+    /// The plan that it runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Fills every activation buffer with `word`: tests poison them with NaN.
+    pub fn fill_activations(&self, word: u32) {
+        for slot in &self.slots {
+            let words = vec![word; slot.size() as usize / 4];
+            self.context.write(slot, 0, bytemuck::cast_slice(&words));
+        }
+    }
+
+    /// Runs one step: the logits of the batch's outputs are then ready to be read.
+    pub fn run(&mut self, batch: &Batch, tables: StepTables<'_>) -> Result<()> {
+        self.write_step(batch, tables)?;
+        let limit = self.context.caps().max_groups;
+        let mut encoder = self.context.device().create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_bind_group(1, &self.step_group, &[]);
+            let mut current: Option<&Arc<Pipeline>> = None;
+            for launch in &self.launches {
+                let rows = match launch.rows {
+                    Rows::Tokens => batch.tokens.len(),
+                    Rows::Outputs => batch.outputs.len(),
+                };
+                if rows == 0 {
+                    continue;
+                }
+                if !current.is_some_and(|p| Arc::ptr_eq(p, &launch.pipeline)) {
+                    pass.set_pipeline(&launch.pipeline.raw);
+                    current = Some(&launch.pipeline);
+                }
+                let [x, y, z] = launch.grid.size(rows as u32, limit);
+                pass.set_bind_group(0, &launch.group, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        let bytes = (batch.outputs.len() * self.plan.output.pitch * 4) as u64;
+        if bytes > 0 {
+            let logits = &self.slots[self.plan.output.slot.0];
+            encoder.copy_buffer_to_buffer(&logits.raw, 0, &self.staging.raw, 0, bytes);
+        }
+        self.context.queue().submit([encoder.finish()]);
+        self.context.check()
+    }
+
+    /// Reads `rows` rows of logits of the last step into `out`, `[rows, vocab]`.
+    pub async fn read_logits(&self, rows: usize, out: &mut Vec<f32>) -> Result<()> {
+        let Kept { pitch, width, .. } = self.plan.output;
+        out.clear();
+        let bytes = (rows * pitch * 4) as u64;
+        if rows == 0 {
+            return Ok(());
+        }
+        self.context
+            .map(&self.staging, bytes, |view| {
+                let values: &[f32] = bytemuck::cast_slice(view);
+                for row in values.chunks_exact(pitch) {
+                    out.extend_from_slice(&row[..width]);
+                }
+            })
+            .await
+    }
+
+    /// Reads what the last step computed for a kept node, `[rows, width]`.
+    pub async fn read_kept(&self, name: &str, rows: usize) -> Result<Vec<f32>> {
+        let kept = self
+            .plan
+            .kept
+            .iter()
+            .find(|k| k.name == name)
+            .ok_or_else(|| Error::option("capture", format!("'{name}' was not kept")))?;
+        let words = self.context.read(&self.slots[kept.slot.0], rows * kept.pitch).await?;
+        let values: &[f32] = bytemuck::cast_slice(&words);
+        let mut out = Vec::with_capacity(rows * kept.width);
+        for row in values.chunks_exact(kept.pitch) {
+            for run in row.chunks(kept.step).take(kept.width / kept.run) {
+                out.extend_from_slice(&run[..kept.run]);
+            }
+        }
+        Ok(out)
+    }
+
+    fn write_step(&mut self, batch: &Batch, tables: StepTables<'_>) -> Result<()> {
+        let (tokens, outputs) = (batch.tokens.len(), batch.outputs.len());
+        let options = &self.plan.options;
+        if tokens == 0 || tokens > options.max_tokens || outputs > options.max_outputs {
+            return Err(Error::shape(
+                "step",
+                format!(
+                    "{tokens} tokens with {outputs} outputs, expected 1 to {} with at most {}",
+                    options.max_tokens, options.max_outputs
+                ),
+            ));
+        }
+        let found: usize = tables.tables.iter().map(Vec::len).sum();
+        if found > self.tables_len || tables.tables.iter().any(|t| t.len() != tables.pages) {
+            return Err(Error::shape("step", format!("page tables of {found} entries exceed {}", self.tables_len)));
+        }
+        let outputs_at = HEADER + tokens * 4;
+        let tables_at = outputs_at + outputs;
+        let words = &mut self.step_words;
+        words.clear();
+        let header = [tokens, outputs, HEADER, outputs_at, tables_at, tables.pages, 0, 0];
+        words.extend(header.map(|w| w as u32));
+        words.extend(batch.tokens.iter().flat_map(|t| [t.id, t.position, t.sequence, 0]));
+        words.extend_from_slice(&batch.outputs);
+        words.extend(tables.tables.iter().flatten());
+        self.context.write(&self.step, 0, bytemuck::cast_slice(words));
+        Ok(())
+    }
+}
+
+/// All launches' params in one buffer.
+fn params(context: &Context, plan: &Plan) -> Result<Buffer> {
+    let mut bytes = vec![0u8; plan.launches.len() * PARAMS_STRIDE];
+    for (launch, slot) in plan.launches.iter().zip(bytes.chunks_exact_mut(PARAMS_STRIDE)) {
+        let words: &[u8] = bytemuck::cast_slice(&launch.dispatch.params);
+        slot[..words.len()].copy_from_slice(words);
+    }
+    let buffer = context.buffer("the params", bytes.len() as u64, "")?;
+    context.write(&buffer, 0, &bytes);
+    Ok(buffer)
+}
+
+fn bind_launch(
+    context: &Context,
+    plan: &Plan,
+    index: usize,
+    slots: &[Buffer],
+    buffers: Buffers<'_>,
+    params: &Buffer,
+) -> Result<Bound> {
+    let launch = &plan.launches[index];
+    let dispatch = &launch.dispatch;
+    let pipeline = context.pipeline(&dispatch.variant)?;
+    let missing = |what: Resource| Error::shape(&launch.name, format!("no buffer for {what}"));
+    let mut entries = Vec::with_capacity(launch.bindings.len() + 1);
+    let declared = dispatch.variant.decl().map(|d| d.bindings).unwrap_or_default();
+    for (i, (&resource, declared)) in launch.bindings.iter().zip(declared).enumerate() {
+        let (buffer, offset, mut size) = resolve(resource, slots, buffers).ok_or_else(|| missing(resource))?;
+        if dispatch.variant.access(declared) == crate::kernels::Access::Uniform {
+            // As long as the shader's array, not as the buffer, which may exceed a binding.
+            size = dispatch.variant.number("X4").map(|n| u64::from(n) * 16);
+        }
+        let binding =
+            wgpu::BufferBinding { buffer: &buffer.raw, offset, size: size.and_then(std::num::NonZeroU64::new) };
+        entries
+            .push(wgpu::BindGroupEntry { binding: i as u32, resource: wgpu::BindingResource::Buffer(binding) });
+    }
+    let size = std::num::NonZeroU64::new((dispatch.params.len() as u64 * 4).next_multiple_of(16));
+    let offset = (index * PARAMS_STRIDE) as u64;
+    let binding = wgpu::BufferBinding { buffer: &params.raw, offset, size };
+    entries.push(wgpu::BindGroupEntry {
+        binding: entries.len() as u32,
+        resource: wgpu::BindingResource::Buffer(binding),
+    });
+    let group = context.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(&launch.name),
+        layout: &pipeline.layout,
+        entries: &entries,
+    });
+    Ok(Bound { pipeline, group, grid: dispatch.grid, rows: dispatch.rows })
+}
+
+/// Buffer, offset and length of a resource; the whole buffer where there is no length.
+fn resolve<'a>(
+    resource: Resource,
+    slots: &'a [Buffer],
+    buffers: Buffers<'a>,
+) -> Option<(&'a Buffer, u64, Option<u64>)> {
+    let whole = |b: &'a Buffer| Some((b, 0, None));
+    match resource {
+        Resource::Slot(slot) => whole(slots.get(slot.0)?),
+        Resource::Quants { weight, shard } => {
+            let planes = buffers.weights.get(weight.0)?.get(shard)?;
+            Some((&planes.buffer, 0, Some(planes.quant_bytes)))
+        }
+        Resource::Scales { weight, shard } => {
+            let planes = buffers.weights.get(weight.0)?.get(shard)?;
+            Some((&planes.buffer, planes.scale_at, Some(planes.scale_bytes)))
+        }
+        Resource::Vector(vector) => whole(buffers.vectors.get(vector.0)?),
+        Resource::Rope => whole(buffers.rope),
+        Resource::Keys(layer) => whole(buffers.keys.get(layer)?),
+        Resource::Values(layer) => whole(buffers.values.get(layer)?),
+    }
+}

@@ -1,0 +1,14 @@
+//! The only module that names wgpu: the device, buffers, pipelines, and the executor that
+//! encodes a plan's launches. Chooses nothing: what runs is decided in `plan` and `kernels`.
+
+mod adapters;
+mod buffers;
+mod context;
+mod executable;
+mod native;
+mod pipelines;
+
+pub use adapters::{list_adapters, AdapterReport};
+pub use buffers::Buffer;
+pub use context::{Context, ContextOptions};
+pub use executable::{Buffers, Executable, Planes, StepTables};

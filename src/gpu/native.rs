@@ -1,0 +1,19 @@
+//! What only native platforms have, in one place: threads. The rest of the engine does
+//! without, so that it can run in a browser.
+
+/// Applies `work` to all of `items`, on as many threads as there are cores.
+pub fn parallel<I: Copy + Sync + Send, O: Send>(items: &[I], work: impl Fn(&I) -> O + Sync) -> Vec<(I, O)> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    if threads <= 1 {
+        return items.iter().map(|item| (*item, work(item))).collect();
+    }
+    let work = &work;
+    std::thread::scope(|scope| {
+        let run = |chunk| scope.spawn(move || -> Vec<(I, O)> {
+            let chunk: &[I] = chunk;
+            chunk.iter().map(|item| (*item, work(item))).collect()
+        });
+        let handles: Vec<_> = items.chunks(items.len().div_ceil(threads)).map(run).collect();
+        handles.into_iter().filter_map(|h| h.join().ok()).flatten().collect()
+    })
+}

@@ -1,0 +1,133 @@
+//! Compiled kernels, one for each variant, shared by all executables of a context.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+use crate::gpu::context::{lock, Context};
+use crate::gpu::native;
+use crate::kernels::link::link;
+use crate::kernels::{Access, Variant};
+
+/// A compiled kernel and the layout of its group 0.
+pub struct Pipeline {
+    pub raw: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// The cache.
+pub struct Pipelines {
+    compiled: Mutex<HashMap<Variant, Arc<Pipeline>>>,
+    checked: bool,
+}
+
+impl Pipelines {
+    pub fn new(checked: bool) -> Self {
+        Self { compiled: Mutex::new(HashMap::new()), checked }
+    }
+}
+
+fn entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
+    let ty = match access {
+        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+        Access::Write => wgpu::BufferBindingType::Storage { read_only: false },
+        Access::Uniform => wgpu::BufferBindingType::Uniform,
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}
+
+impl Context {
+    /// The layout of group 1, which every kernel shares: the step.
+    pub(super) fn step_layout(&self) -> wgpu::BindGroupLayout {
+        self.device().create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("step"),
+            entries: &[entry(0, Access::Read)],
+        })
+    }
+
+    /// The pipelines of `variants`, compiling those that are new.
+    pub(super) fn compile(&self, variants: &[Variant]) -> Result<()> {
+        let cache = &self.pipelines().compiled;
+        let mut missing: Vec<Variant> = Vec::new();
+        for variant in variants {
+            if !lock(cache).contains_key(variant) && !missing.contains(variant) {
+                missing.push(*variant);
+            }
+        }
+        for (variant, pipeline) in native::parallel(&missing, |v| self.compile_one(v)) {
+            lock(cache).insert(variant, Arc::new(pipeline?));
+        }
+        Ok(())
+    }
+
+    /// The compiled pipeline of `variant`.
+    pub(super) fn pipeline(&self, variant: &Variant) -> Result<Arc<Pipeline>> {
+        self.compile(std::slice::from_ref(variant))?;
+        lock(&self.pipelines().compiled).get(variant).cloned().ok_or_else(|| Error::Pipeline {
+            variant: variant.to_string(),
+            message: "it was not compiled".to_string(),
+        })
+    }
+
+    fn compile_one(&self, variant: &Variant) -> Result<Pipeline> {
+        let fail = |message: String| Error::Pipeline { variant: variant.to_string(), message };
+        let decl = variant.decl().ok_or_else(|| fail("no such kernel".to_string()))?;
+        let linked = link(variant)?;
+        let label = variant.to_string();
+        let device = self.device();
+        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+
+        let mut entries: Vec<_> =
+            decl.bindings.iter().enumerate().map(|(i, b)| entry(i as u32, variant.access(b))).collect();
+        entries.push(entry(decl.bindings.len() as u32, Access::Uniform));
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(&label),
+            entries: &entries,
+        });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&layout), Some(&self.step_layout())],
+            immediate_size: 0,
+        });
+        let module = self.module(wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(linked.source.into()),
+        });
+        let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                // Kernels write what they read there.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            return Err(fail(error.to_string()));
+        }
+        self.check()?;
+        log::debug!("compiled {variant}");
+        Ok(Pipeline { raw, layout })
+    }
+
+    #[expect(unsafe_code, reason = "run-time checks cost up to 100 times in loops over private arrays")]
+    fn module(&self, descriptor: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+        if self.pipelines().checked {
+            return self.device().create_shader_module(descriptor);
+        }
+        // SAFETY: the source is one of our own shaders, never input. Each variant's loops end,
+        // and its indices stay inside the buffers that the plan sized for it: tests run every
+        // kernel with and without the checks and compare.
+        unsafe {
+            self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        }
+    }
+}

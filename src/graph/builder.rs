@@ -1,0 +1,174 @@
+//! Building a graph: one method an operation, which checks shapes and answers with the node.
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Heads, Node, NodeId, Op, Rope, VectorId, VectorSpec, WeightId, WeightSpec};
+use crate::shape::Rows;
+
+impl Graph {
+    /// A graph with no nodes.
+    pub fn new(rope: Rope) -> Self {
+        Self { nodes: Vec::new(), weights: Vec::new(), vectors: Vec::new(), rope, caches: Vec::new() }
+    }
+
+    /// Declares a matrix.
+    pub fn weight(&mut self, spec: WeightSpec) -> Result<WeightId> {
+        let rows: usize = spec.parts.iter().map(|p| p.rows).sum();
+        if rows != spec.rows || spec.rows == 0 || spec.cols == 0 {
+            return Err(Error::shape(
+                spec.name,
+                format!("{} rows of {} columns expected, parts have {rows} rows", spec.rows, spec.cols),
+            ));
+        }
+        if spec.interleaved && spec.parts.iter().any(|p| p.rows * spec.parts.len() != spec.rows) {
+            return Err(Error::shape(spec.name, "interleaved parts must have the same number of rows"));
+        }
+        self.weights.push(spec);
+        Ok(WeightId(self.weights.len() - 1))
+    }
+
+    /// Declares a vector.
+    pub fn vector(&mut self, spec: VectorSpec) -> VectorId {
+        self.vectors.push(spec);
+        VectorId(self.vectors.len() - 1)
+    }
+
+    fn push(&mut self, name: &str, op: Op, inputs: Vec<NodeId>, width: usize, rows: Rows) -> NodeId {
+        self.nodes.push(Node { name: name.to_string(), op, inputs, width, rows });
+        NodeId(self.nodes.len() - 1)
+    }
+
+    fn expect(&self, name: &str, what: &str, expected: usize, found: usize) -> Result<()> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(Error::shape(name, format!("{what}: expected {expected}, found {found}")))
+    }
+
+    /// Rows of `table` for the tokens' ids.
+    pub fn embed(&mut self, name: &str, table: WeightId) -> NodeId {
+        let width = self.weights[table.0].cols;
+        self.push(name, Op::Embed { table }, vec![], width, Rows::Tokens)
+    }
+
+    /// Normalises the rows of `x`, or only those whose logits are wanted.
+    pub fn rms_norm(&mut self, name: &str, x: NodeId, weight: VectorId, eps: f32, rows: Rows) -> Result<NodeId> {
+        let width = self.nodes[x.0].width;
+        self.expect(name, "length of the weight", width, self.vectors[weight.0].len())?;
+        Ok(self.push(name, Op::RmsNorm { weight, eps }, vec![x], width, rows))
+    }
+
+    /// W x + bias.
+    pub fn linear(&mut self, name: &str, x: NodeId, weight: WeightId, bias: Option<VectorId>) -> Result<NodeId> {
+        let (width, rows) = (self.nodes[x.0].width, self.nodes[x.0].rows);
+        let spec = &self.weights[weight.0];
+        self.expect(name, "columns of the weight", width, spec.cols)?;
+        if let Some(bias) = bias {
+            self.expect(name, "length of the bias", spec.rows, self.vectors[bias.0].len())?;
+        }
+        let out = spec.rows;
+        Ok(self.push(name, Op::Linear { weight, bias }, vec![x], out, rows))
+    }
+
+    /// Rotates q and k and appends k and v to a new cache; answers q.
+    pub fn rope_kv(&mut self, name: &str, qkv: NodeId, heads: Heads) -> Result<NodeId> {
+        let Heads { heads: n, kv_heads, head_dim } = heads;
+        let rotated = 2 * self.rope.inv_freq.len();
+        if kv_heads == 0 || !n.is_multiple_of(kv_heads) {
+            return Err(Error::shape(name, format!("{n} query heads are no multiple of {kv_heads} KV heads")));
+        }
+        if !(2..=256).contains(&head_dim) || !head_dim.is_multiple_of(2) || rotated > head_dim {
+            return Err(Error::shape(
+                name,
+                format!("head_dim {head_dim} with {rotated} rotated: expected even and at most 256"),
+            ));
+        }
+        self.expect(name, "width of q, k, v", (n + 2 * kv_heads) * head_dim, self.nodes[qkv.0].width)?;
+        self.caches.push(heads);
+        let op = Op::RopeKv { layer: self.caches.len() - 1, heads, rotated };
+        Ok(self.push(name, op, vec![qkv], n * head_dim, Rows::Tokens))
+    }
+
+    /// Attention of `q`, as [`rope_kv`](Self::rope_kv) answered it.
+    pub fn attention(&mut self, name: &str, q: NodeId, scale: f32) -> Result<NodeId> {
+        let Op::RopeKv { layer, heads, .. } = self.nodes[q.0].op else {
+            return Err(Error::shape(name, "the input must be a rope_kv"));
+        };
+        let width = self.nodes[q.0].width;
+        Ok(self.push(name, Op::Attention { layer, heads, scale }, vec![q], width, Rows::Tokens))
+    }
+
+    /// silu(gate) up of alternating gates and ups.
+    pub fn swiglu(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
+        let width = self.nodes[x.0].width;
+        if !width.is_multiple_of(2) {
+            return Err(Error::shape(name, format!("the width {width} is not even")));
+        }
+        Ok(self.push(name, Op::SwiGlu, vec![x], width / 2, Rows::Tokens))
+    }
+
+    /// a + b.
+    pub fn add(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId> {
+        let width = self.nodes[a.0].width;
+        self.expect(name, "width of the second operand", width, self.nodes[b.0].width)?;
+        Ok(self.push(name, Op::Add, vec![a, b], width, self.nodes[a.0].rows))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Part, RowOrder};
+
+    fn part(rows: usize) -> Part {
+        Part { tensor: "t".into(), rows, order: RowOrder::Stored }
+    }
+
+    fn matrix(rows: usize, cols: usize) -> WeightSpec {
+        WeightSpec { name: "w".into(), rows, cols, parts: vec![part(rows)], interleaved: false }
+    }
+
+    fn graph() -> (Graph, NodeId) {
+        let mut g = Graph::new(Rope::plain(1e4, 8));
+        let table = g.weight(matrix(10, 16)).unwrap();
+        let x = g.embed("x", table);
+        (g, x)
+    }
+
+    #[test]
+    fn a_linear_of_the_wrong_width_is_refused() {
+        let (mut g, x) = graph();
+        let w = g.weight(matrix(4, 15)).unwrap();
+        let error = g.linear("y", x, w, None).unwrap_err().to_string();
+        assert_eq!(error, "y: columns of the weight: expected 16, found 15");
+    }
+
+    #[test]
+    fn a_bias_of_the_wrong_length_is_refused() {
+        let (mut g, x) = graph();
+        let w = g.weight(matrix(4, 16)).unwrap();
+        let b = g.vector(VectorSpec { name: "b".into(), parts: vec![part(5)], interleaved: false });
+        assert!(g.linear("y", x, w, Some(b)).unwrap_err().to_string().contains("length of the bias"));
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_are_refused() {
+        let (mut g, x) = graph();
+        let heads = Heads { heads: 3, kv_heads: 2, head_dim: 8 };
+        assert!(g.rope_kv("q", x, heads).unwrap_err().to_string().contains("no multiple"));
+    }
+
+    #[test]
+    fn parts_that_do_not_sum_up_are_refused() {
+        let (mut g, _) = graph();
+        let spec = WeightSpec { parts: vec![part(3)], ..matrix(4, 16) };
+        assert!(g.weight(spec).is_err());
+    }
+
+    #[test]
+    fn addends_of_different_widths_are_refused() {
+        let (mut g, x) = graph();
+        let w = g.weight(matrix(4, 16)).unwrap();
+        let y = g.linear("y", x, w, None).unwrap();
+        assert!(g.add("z", x, y).is_err());
+    }
+}

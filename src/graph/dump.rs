@@ -1,0 +1,41 @@
+//! A graph as text, a line a node.
+
+use std::fmt;
+
+use crate::graph::{Graph, Op};
+
+impl Op {
+    /// The operation's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embed { .. } => "embed",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::Linear { .. } => "linear",
+            Self::RopeKv { .. } => "rope_kv",
+            Self::Attention { .. } => "attention",
+            Self::SwiGlu => "swiglu",
+            Self::Add => "add",
+            Self::LinearAdd { .. } => "linear_add",
+        }
+    }
+}
+
+impl fmt::Display for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, node) in self.nodes.iter().enumerate() {
+            write!(f, "%{i} {} = {}(", node.name, node.op.name())?;
+            for (j, input) in node.inputs.iter().enumerate() {
+                write!(f, "{}%{}", if j == 0 { "" } else { ", " }, input.0)?;
+            }
+            match node.op {
+                Op::Linear { weight, .. } | Op::LinearAdd { weight, .. } | Op::Embed { table: weight } => {
+                    write!(f, " {}", self.weights[weight.0].name)?;
+                }
+                Op::RmsNorm { weight, .. } => write!(f, " {}", self.vectors[weight.0].name)?,
+                _ => {}
+            }
+            writeln!(f, ") [{:?}, {}]", node.rows, node.width)?;
+        }
+        Ok(())
+    }
+}

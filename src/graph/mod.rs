@@ -1,0 +1,197 @@
+//! What a model computes, without a word of how: operations, their shapes, and the weights
+//! that they read. Shape errors surface here. Knows no kernels and no device.
+
+mod batch;
+mod builder;
+mod dump;
+pub mod reference;
+mod rope;
+
+pub use batch::{Batch, Token};
+pub use rope::Rope;
+
+use crate::shape::Rows;
+
+/// A node of a [`Graph`], by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub usize);
+
+/// A matrix of a [`Graph`], by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightId(pub usize);
+
+/// A vector of a [`Graph`], by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VectorId(pub usize);
+
+/// The order in which a tensor's rows are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowOrder {
+    /// As they are stored.
+    Stored,
+    /// Heads whose first `rotated` rows turn in neighbouring pairs; files that pair row i with
+    /// row i + rotated / 2 are reordered at load.
+    Rotary {
+        /// Rows of a head.
+        head_dim: usize,
+        /// Rows of a head that turn.
+        rotated: usize,
+    },
+}
+
+/// A stored tensor, or the part that it plays in a joined one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// The tensor's name, as Hugging Face spells it.
+    pub tensor: String,
+    /// Its rows (the length of a vector).
+    pub rows: usize,
+    /// The order in which they are wanted.
+    pub order: RowOrder,
+}
+
+/// A matrix `[rows, cols]`, joined from one or several stored tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightSpec {
+    /// Name in plans.
+    pub name: String,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// The tensors.
+    pub parts: Vec<Part>,
+    /// Whether the parts' rows alternate (0 of the first, 0 of the second, ...) instead of
+    /// following one another.
+    pub interleaved: bool,
+}
+
+/// A vector, joined from one or several stored tensors one after the other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VectorSpec {
+    /// Name in plans.
+    pub name: String,
+    /// The tensors.
+    pub parts: Vec<Part>,
+    /// Whether the parts' values alternate.
+    pub interleaved: bool,
+}
+
+impl VectorSpec {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(|p| p.rows).sum()
+    }
+
+    /// True for a vector with no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The heads of an attention layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heads {
+    /// Query heads, a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Values in a head.
+    pub head_dim: usize,
+}
+
+/// An operation. T is the number of tokens in the batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// Token ids -> `[T, cols]`: rows of a table.
+    Embed {
+        /// The table `[vocab, cols]`.
+        table: WeightId,
+    },
+    /// x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019).
+    RmsNorm {
+        /// The factors.
+        weight: VectorId,
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// W x + bias.
+    Linear {
+        /// W.
+        weight: WeightId,
+        /// The bias.
+        bias: Option<VectorId>,
+    },
+    /// `[T, (heads + 2 kv_heads) head_dim]` (q, k, v) -> rotated q `[T, heads head_dim]`;
+    /// appends rotated k, and v, to the layer's cache.
+    RopeKv {
+        /// Which cache.
+        layer: usize,
+        /// The heads.
+        heads: Heads,
+        /// Values of a head that turn.
+        rotated: usize,
+    },
+    /// Causal softmax attention of rotated q over the layer's cache.
+    Attention {
+        /// Which cache.
+        layer: usize,
+        /// The heads.
+        heads: Heads,
+        /// Factor of the scores.
+        scale: f32,
+    },
+    /// `[T, 2 n]` (gate and up alternating) -> `[T, n]`: silu(gate) up (Shazeer 2020).
+    SwiGlu,
+    /// a + b.
+    Add,
+    /// W x + bias + residual: made by fusion, second input the residual.
+    LinearAdd {
+        /// W.
+        weight: WeightId,
+        /// The bias.
+        bias: Option<VectorId>,
+    },
+}
+
+/// An operation in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Name in plans, and for captures: `layers.3.attn`.
+    pub name: String,
+    /// What is computed.
+    pub op: Op,
+    /// From what.
+    pub inputs: Vec<NodeId>,
+    /// Width of a row of the result, in values.
+    pub width: usize,
+    /// Rows of the result.
+    pub rows: Rows,
+}
+
+/// A model as data: nodes in the order of computation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Graph {
+    /// The operations; inputs come before their users.
+    pub nodes: Vec<Node>,
+    /// The matrices.
+    pub weights: Vec<WeightSpec>,
+    /// The vectors.
+    pub vectors: Vec<VectorSpec>,
+    /// The rotation of positions.
+    pub rope: Rope,
+    /// Layers with a cache, and their heads.
+    pub caches: Vec<Heads>,
+}
+
+impl Graph {
+    /// The node called `name`.
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        self.nodes.iter().position(|n| n.name == name).map(NodeId)
+    }
+
+    /// The last node, whose rows are the logits.
+    pub fn output(&self) -> Option<&Node> {
+        self.nodes.last()
+    }
+}

@@ -1,0 +1,171 @@
+//! The oracle: interprets a graph on the CPU in plain loops, values in f32 and sums in f64.
+//! Slow and obvious; shares no code with the kernels. Fused operations are not known here:
+//! they are checked against the graph that they were made from.
+
+use std::collections::HashMap;
+
+use crate::dtype::KvFormat;
+use crate::error::{Error, Result};
+use crate::graph::{Batch, Graph, Heads, Node, Op, VectorId, WeightId};
+use crate::shape::Rows;
+
+/// Where the interpreter gets decoded weights from.
+pub trait Source {
+    /// The matrix `[rows, cols]`, row-major, in the graph's order of rows.
+    fn weight(&self, graph: &Graph, id: WeightId) -> Result<Vec<f32>>;
+
+    /// The vector.
+    fn vector(&self, graph: &Graph, id: VectorId) -> Result<Vec<f32>>;
+}
+
+type Cache = HashMap<(usize, u32), Vec<f32>>;
+
+/// The interpreter with its cache of keys and values.
+pub struct Reference<'a> {
+    graph: &'a Graph,
+    weights: Vec<Vec<f32>>,
+    vectors: Vec<Vec<f32>>,
+    kv: KvFormat,
+    keys: Cache,
+    values: Cache,
+}
+
+impl<'a> Reference<'a> {
+    /// Decodes all weights of `graph`; cached keys and values are rounded to `kv`.
+    pub fn new(graph: &'a Graph, source: &dyn Source, kv: KvFormat) -> Result<Self> {
+        Ok(Self {
+            graph,
+            weights: (0..graph.weights.len()).map(|i| source.weight(graph, WeightId(i))).collect::<Result<_>>()?,
+            vectors: (0..graph.vectors.len()).map(|i| source.vector(graph, VectorId(i))).collect::<Result<_>>()?,
+            kv,
+            keys: HashMap::new(),
+            values: HashMap::new(),
+        })
+    }
+
+    /// The results of all nodes for `batch`, each row-major.
+    pub fn run(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        let graph = self.graph;
+        let mut results: Vec<Vec<f32>> = Vec::with_capacity(graph.nodes.len());
+        for node in &graph.nodes {
+            let inputs: Vec<&[f32]> = node.inputs.iter().map(|i| results[i.0].as_slice()).collect();
+            let result = self.node(node, &inputs, batch)?;
+            results.push(result);
+        }
+        Ok(results)
+    }
+
+    /// The logits of the batch's outputs, `[outputs, vocab]`.
+    pub fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        Ok(self.run(batch)?.pop().unwrap_or_default())
+    }
+
+    fn node(&mut self, node: &Node, inputs: &[&[f32]], batch: &Batch) -> Result<Vec<f32>> {
+        Ok(match node.op {
+            Op::Embed { table } => {
+                let table = &self.weights[table.0];
+                let row = |id: u32| &table[id as usize * node.width..][..node.width];
+                batch.tokens.iter().flat_map(|t| row(t.id).to_vec()).collect()
+            }
+            Op::RmsNorm { weight, eps } => {
+                let rows: Vec<usize> = match node.rows {
+                    Rows::Tokens => (0..batch.tokens.len()).collect(),
+                    Rows::Outputs => batch.outputs.iter().map(|&o| o as usize).collect(),
+                };
+                let row = |r: usize| &inputs[0][r * node.width..][..node.width];
+                rows.into_iter().flat_map(|r| rms_norm(row(r), &self.vectors[weight.0], eps)).collect()
+            }
+            Op::Linear { weight, bias } => {
+                let spec = &self.graph.weights[weight.0];
+                let bias = bias.map(|b| self.vectors[b.0].as_slice());
+                let rows = inputs[0].chunks_exact(spec.cols);
+                rows.flat_map(|x| linear(&self.weights[weight.0], x, bias)).collect()
+            }
+            Op::RopeKv { layer, heads, rotated } => self.rope_kv(layer, heads, rotated, inputs[0], batch),
+            Op::Attention { layer, heads, scale } => self.attention(layer, heads, scale, inputs[0], batch),
+            Op::SwiGlu => inputs[0].chunks_exact(2).map(|p| silu(p[0]) * p[1]).collect(),
+            Op::Add => inputs[0].iter().zip(inputs[1]).map(|(a, b)| a + b).collect(),
+            Op::LinearAdd { .. } => {
+                return Err(Error::shape(&node.name, "a fused operation has no reference of its own"));
+            }
+        })
+    }
+
+    fn rope_kv(&mut self, layer: usize, heads: Heads, rotated: usize, qkv: &[f32], batch: &Batch) -> Vec<f32> {
+        let Heads { heads: n, kv_heads, head_dim } = heads;
+        let (q_width, kv_width) = (n * head_dim, kv_heads * head_dim);
+        let mut queries = Vec::new();
+        for (token, row) in batch.tokens.iter().zip(qkv.chunks_exact(q_width + 2 * kv_width)) {
+            let mut row = row.to_vec();
+            for head in row[..q_width + kv_width].chunks_exact_mut(head_dim) {
+                for pair in 0..rotated / 2 {
+                    let (cos, sin) = self.graph.rope.rotation(token.position as usize, pair);
+                    let (a, b) = (f64::from(head[2 * pair]), f64::from(head[2 * pair + 1]));
+                    head[2 * pair] = (a * cos - b * sin) as f32;
+                    head[2 * pair + 1] = (a * sin + b * cos) as f32;
+                }
+            }
+            queries.extend_from_slice(&row[..q_width]);
+            let key = (layer, token.sequence);
+            let at = token.position as usize * kv_width;
+            for (cache, from) in [(&mut self.keys, q_width), (&mut self.values, q_width + kv_width)] {
+                let cache = cache.entry(key).or_default();
+                cache.resize(cache.len().max(at + kv_width), 0.0);
+                for (slot, &v) in cache[at..].iter_mut().zip(&row[from..from + kv_width]) {
+                    *slot = round_kv(v, self.kv);
+                }
+            }
+        }
+        queries
+    }
+
+    fn attention(&self, layer: usize, heads: Heads, scale: f32, q: &[f32], batch: &Batch) -> Vec<f32> {
+        let Heads { heads: n, kv_heads, head_dim } = heads;
+        let empty = Vec::new();
+        let mut out = Vec::new();
+        for (token, row) in batch.tokens.iter().zip(q.chunks_exact(n * head_dim)) {
+            let key = (layer, token.sequence);
+            let keys = self.keys.get(&key).unwrap_or(&empty);
+            let values = self.values.get(&key).unwrap_or(&empty);
+            for (head, query) in row.chunks_exact(head_dim).enumerate() {
+                let at = |j: usize| (j * kv_heads + head / (n / kv_heads)) * head_dim;
+                let count = token.position as usize + 1;
+                let scores: Vec<f64> =
+                    (0..count).map(|j| dot(query, &keys[at(j)..][..head_dim]) * f64::from(scale)).collect();
+                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..head_dim {
+                    let sum: f64 = (0..count).map(|j| weights[j] * f64::from(values[at(j) + d])).sum();
+                    out.push((sum / total) as f32);
+                }
+            }
+        }
+        out
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+}
+
+fn silu(x: f32) -> f32 {
+    (f64::from(x) / (1.0 + (-f64::from(x)).exp())) as f32
+}
+
+fn linear(weight: &[f32], x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let row = |(r, w): (usize, &[f32])| (dot(w, x) + bias.map_or(0.0, |b| f64::from(b[r]))) as f32;
+    weight.chunks_exact(x.len()).enumerate().map(row).collect()
+}
+
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let scale = 1.0 / (dot(x, x) / x.len() as f64 + f64::from(eps)).sqrt();
+    x.iter().zip(weight).map(|(&v, &w)| (f64::from(v) * scale * f64::from(w)) as f32).collect()
+}
+
+fn round_kv(v: f32, kv: KvFormat) -> f32 {
+    match kv {
+        KvFormat::F32 => v,
+        KvFormat::F16 => half::f16::from_f32(v.clamp(-65504.0, 65504.0)).to_f32(),
+    }
+}

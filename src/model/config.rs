@@ -1,0 +1,225 @@
+//! Hyperparameters under Hugging Face's key names, read from a `config.json` of transformers
+//! 4 or 5, or from GGUF metadata.
+
+use crate::error::{Error, Result};
+use crate::files::{Gguf, JsonFile};
+use crate::graph::Rope;
+
+/// Larger sizes than any model's are refused, so that no product of them overflows.
+const MAX_SIZE: usize = 1 << 24;
+const MAX_LAYERS: usize = 1 << 12;
+
+/// Hyperparameters of a decoder-only transformer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The architecture.
+    pub model_type: String,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward part.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Values in a head.
+    pub head_dim: usize,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Positions that the model was trained for.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in normalisation.
+    pub rms_norm_eps: f32,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Share of a head that turns.
+    pub partial_rotary_factor: f64,
+    /// Whether the embedding is the output matrix, too.
+    pub tie_word_embeddings: bool,
+    /// Whether q, k and v have biases.
+    pub attention_bias: bool,
+    /// Whether the attention's output has a bias.
+    pub attention_output_bias: bool,
+    /// Whether the feed-forward matrices have biases.
+    pub mlp_bias: bool,
+}
+
+impl Config {
+    /// Reads a `config.json`.
+    pub fn from_json(json: &JsonFile) -> Result<Self> {
+        let model_type = json.str("model_type")?.to_string();
+        super::supported(&model_type)?;
+        if let Some(act) = json.opt_str("hidden_act")?.filter(|a| *a != "silu") {
+            return Err(json.error("hidden_act", format!("expected 'silu', found '{act}'")));
+        }
+        let hidden_size = json.usize("hidden_size")?;
+        let heads = json.usize("num_attention_heads")?;
+        let rope = rope_parameters(json)?;
+        let theta = rope.as_ref().map(|r| r.opt_f64("rope_theta")).transpose()?.flatten();
+        let attention_bias = json.opt_bool("attention_bias")?.unwrap_or(false);
+        let config = Self {
+            model_type,
+            hidden_size,
+            intermediate_size: json.usize("intermediate_size")?,
+            num_hidden_layers: json.usize("num_hidden_layers")?,
+            num_attention_heads: heads,
+            num_key_value_heads: json.opt_usize("num_key_value_heads")?.unwrap_or(heads),
+            head_dim: match json.opt_usize("head_dim")? {
+                Some(dim) => dim,
+                None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+                None => {
+                    let message = format!("{heads} heads do not divide hidden_size {hidden_size}");
+                    return Err(json.error("num_attention_heads", message));
+                }
+            },
+            vocab_size: json.usize("vocab_size")?,
+            max_position_embeddings: json.opt_usize("max_position_embeddings")?.unwrap_or(2048),
+            rms_norm_eps: json.opt_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            rope_theta: theta.or(json.opt_f64("rope_theta")?).unwrap_or(10_000.0),
+            partial_rotary_factor: json.opt_f64("partial_rotary_factor")?.unwrap_or(1.0),
+            tie_word_embeddings: json.opt_bool("tie_word_embeddings")?.unwrap_or(false),
+            attention_bias,
+            attention_output_bias: attention_bias,
+            mlp_bias: json.opt_bool("mlp_bias")?.unwrap_or(false),
+        };
+        config.validate(|key, message| json.error(key, message))?;
+        Ok(config)
+    }
+
+    /// Reads GGUF metadata; `has` tells whether the file holds a tensor.
+    pub fn from_gguf(gguf: &Gguf, vocab_size: usize, has: impl Fn(&str) -> bool) -> Result<Self> {
+        let arch = gguf.str("general.architecture")?;
+        super::supported(arch)?;
+        let key = |name: &str| format!("{arch}.{name}");
+        let size = |name: &str| -> Result<usize> {
+            let value = gguf.u64(&key(name))?;
+            usize::try_from(value).map_err(|_| gguf.error(&key(name), format!("{value} is too large")))
+        };
+        let optional = |name: &str| -> Result<Option<usize>> {
+            Ok(gguf.opt_u64(&key(name))?.and_then(|v| usize::try_from(v).ok()))
+        };
+        if let Some(kind) = gguf.opt_str(&key("rope.scaling.type"))?.filter(|k| *k != "none") {
+            return Err(unsupported_rope(kind, |m| gguf.error(&key("rope.scaling.type"), m)));
+        }
+        if has("rope_freqs.weight") {
+            return Err(unsupported_rope("llama3", |m| gguf.error("rope_freqs.weight", m)));
+        }
+        if let Some(experts) = optional("expert_count")?.filter(|n| *n > 0) {
+            return Err(gguf.error(&key("expert_count"), format!("expected no experts, found {experts}")));
+        }
+        let hidden_size = size("embedding_length")?;
+        let heads = size("attention.head_count")?;
+        let head_dim = optional("attention.key_length")?.unwrap_or(hidden_size / heads.max(1));
+        let rotated = optional("rope.dimension_count")?.unwrap_or(head_dim);
+        let config = Self {
+            model_type: arch.to_string(),
+            hidden_size,
+            intermediate_size: size("feed_forward_length")?,
+            num_hidden_layers: size("block_count")?,
+            num_attention_heads: heads,
+            num_key_value_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
+            head_dim,
+            vocab_size,
+            max_position_embeddings: optional("context_length")?.unwrap_or(2048),
+            rms_norm_eps: gguf.opt_f32(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
+            rope_theta: gguf.opt_f32(&key("rope.freq_base"))?.map_or(10_000.0, f64::from),
+            partial_rotary_factor: rotated as f64 / head_dim.max(1) as f64,
+            tie_word_embeddings: !has("output.weight"),
+            attention_bias: has("blk.0.attn_q.bias"),
+            attention_output_bias: has("blk.0.attn_output.bias"),
+            mlp_bias: has("blk.0.ffn_gate.bias"),
+        };
+        config.validate(|name, message| gguf.error(&gguf_key(arch, name), message))?;
+        Ok(config)
+    }
+
+    /// Values of a head that turn: even, and at most all.
+    pub fn rotated(&self) -> usize {
+        ((self.head_dim as f64 * self.partial_rotary_factor).round() as usize).min(self.head_dim) / 2 * 2
+    }
+
+    /// The rotation of positions.
+    pub fn rope(&self) -> Rope {
+        Rope::plain(self.rope_theta, self.rotated())
+    }
+
+    /// Values that one token adds to the cache, over all layers.
+    pub fn kv_values_per_token(&self) -> usize {
+        2 * self.num_hidden_layers * self.num_key_value_heads * crate::shape::stored_head_dim(self.head_dim)
+    }
+
+    fn validate(&self, error: impl Fn(&str, String) -> Error) -> Result<()> {
+        let sizes = [
+            ("hidden_size", self.hidden_size, MAX_SIZE),
+            ("intermediate_size", self.intermediate_size, MAX_SIZE),
+            ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
+            ("num_attention_heads", self.num_attention_heads, MAX_SIZE),
+            ("num_key_value_heads", self.num_key_value_heads, MAX_SIZE),
+            ("vocab_size", self.vocab_size, MAX_SIZE),
+            ("max_position_embeddings", self.max_position_embeddings, usize::MAX),
+        ];
+        for (key, value, most) in sizes {
+            if value == 0 || value > most {
+                return Err(error(key, format!("expected 1 to {most}, found {value}")));
+            }
+        }
+        if !(2..=256).contains(&self.head_dim) || !self.head_dim.is_multiple_of(2) {
+            return Err(error("head_dim", format!("expected an even number up to 256, found {}", self.head_dim)));
+        }
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+            let message = format!(
+                "expected a divisor of num_attention_heads {}, found {}",
+                self.num_attention_heads, self.num_key_value_heads
+            );
+            return Err(error("num_key_value_heads", message));
+        }
+        let positive = [
+            ("rms_norm_eps", f64::from(self.rms_norm_eps)),
+            ("rope_theta", self.rope_theta),
+            ("partial_rotary_factor", self.partial_rotary_factor),
+        ];
+        for (key, value) in positive {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(error(key, format!("expected a positive number, found {value}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The GGUF key for one of our names.
+fn gguf_key(arch: &str, name: &str) -> String {
+    let suffix = match name {
+        "hidden_size" => "embedding_length",
+        "intermediate_size" => "feed_forward_length",
+        "num_hidden_layers" => "block_count",
+        "num_attention_heads" => "attention.head_count",
+        "num_key_value_heads" => "attention.head_count_kv",
+        "head_dim" => "attention.key_length",
+        "max_position_embeddings" => "context_length",
+        "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
+        "rope_theta" => "rope.freq_base",
+        "partial_rotary_factor" => "rope.dimension_count",
+        other => other,
+    };
+    format!("{arch}.{suffix}")
+}
+
+/// `rope_parameters` of transformers 5, or `rope_scaling` of 4; only the plain form is known.
+fn rope_parameters(json: &JsonFile) -> Result<Option<JsonFile>> {
+    for key in ["rope_parameters", "rope_scaling"] {
+        let Some(rope) = json.object(key)? else { continue };
+        let kind = rope.opt_str("rope_type")?.or(rope.opt_str("type")?).unwrap_or("default");
+        if kind != "default" {
+            return Err(unsupported_rope(kind, |m| rope.error("rope_type", m)));
+        }
+        return Ok(Some(rope));
+    }
+    Ok(None)
+}
+
+fn unsupported_rope(kind: &str, error: impl Fn(String) -> Error) -> Error {
+    error(format!("rope scaling '{kind}' is not supported yet; supported: default"))
+}

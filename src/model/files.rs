@@ -1,0 +1,207 @@
+//! A model's files, opened and checked but not on any device: configuration, graph, tensors
+//! in the graph's names and order, and the tokenizer. All that `inspect` and the reference
+//! need.
+
+use std::path::{Path, PathBuf};
+
+use crate::dtype::WeightFormat;
+use crate::error::{Error, Result};
+use crate::files::{Gguf, JsonFile, SafetensorsFolder};
+use crate::graph::reference::Source;
+use crate::graph::{Graph, Part, RowOrder, VectorId, WeightId, WeightSpec};
+use crate::host::{HostTensor, TensorSource};
+use crate::model::{architecture, names, Config};
+use crate::quant;
+use crate::tokenizer::Tokenizer;
+
+enum Container {
+    Folder(SafetensorsFolder),
+    Gguf(Gguf),
+}
+
+/// An opened model.
+pub struct ModelFiles {
+    path: PathBuf,
+    container: Container,
+    config: Config,
+    graph: Graph,
+}
+
+impl ModelFiles {
+    /// Opens a Hugging Face folder or a `.gguf` file and checks that every tensor is there
+    /// with the right shape.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        let (container, config) = if metadata.is_dir() {
+            let config = Config::from_json(&JsonFile::open(&path.join("config.json"))?)?;
+            (Container::Folder(SafetensorsFolder::open(path)?), config)
+        } else if path.extension().is_some_and(|e| e == "safetensors") {
+            let message = "give the folder that holds it, with its config.json".to_string();
+            return Err(Error::InvalidOption { name: path.display().to_string(), message });
+        } else {
+            let gguf = Gguf::open(path)?;
+            let table = gguf.tensor("token_embd.weight").map_or(0, |t| t.shape[0]);
+            let vocab = if table > 0 { table } else { gguf.strings("tokenizer.ggml.tokens")?.map_or(0, |t| t.len()) };
+            let config = Config::from_gguf(&gguf, vocab, |name| gguf.tensor(name).is_some())?;
+            (Container::Gguf(gguf), config)
+        };
+        let graph = (architecture(&config.model_type)?.graph)(&config)?;
+        let files = Self { path: path.to_path_buf(), container, config, graph };
+        files.check()?;
+        Ok(files)
+    }
+
+    /// The folder or file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The hyperparameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The GGUF file, if it is one.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.container {
+            Container::Gguf(gguf) => Some(gguf),
+            Container::Folder(_) => None,
+        }
+    }
+
+    /// All tensors in the files, under the files' own names.
+    pub fn tensors(&self) -> Vec<(&str, HostTensor<'_>)> {
+        let source = self.source();
+        source.names().into_iter().filter_map(|name| Some((name, source.tensor(name)?))).collect()
+    }
+
+    /// The tokenizer; an error if there is none.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.container {
+            Container::Folder(_) => Tokenizer::from_folder(&self.path),
+            Container::Gguf(gguf) => Tokenizer::from_gguf(&self.path, gguf.vocab()?),
+        }
+    }
+
+    /// The tensor that Hugging Face calls `name`.
+    pub fn tensor(&self, name: &str) -> Result<HostTensor<'_>> {
+        let stored = self.stored_name(name);
+        self.source().tensor(&stored).ok_or_else(|| {
+            self.format_problem(&stored).unwrap_or_else(|| Error::Tensors {
+                path: self.path.clone(),
+                problems: vec![format!("{stored}: missing")],
+            })
+        })
+    }
+
+    /// The formats of a matrix's parts.
+    pub fn formats(&self, spec: &WeightSpec) -> Result<Vec<WeightFormat>> {
+        spec.parts.iter().map(|part| Ok(self.tensor(&part.tensor)?.format)).collect()
+    }
+
+    /// Row of the stored tensor that is row `row` of `part`.
+    pub fn stored_row(&self, part: &Part, row: usize) -> usize {
+        match part.order {
+            // GGUF's converters have put rows that turn together side by side already.
+            RowOrder::Rotary { head_dim, rotated } if self.gguf().is_none() => {
+                let (head, within) = (row / head_dim, row % head_dim);
+                if within >= rotated {
+                    return row;
+                }
+                head * head_dim + within / 2 + within % 2 * (rotated / 2)
+            }
+            _ => row,
+        }
+    }
+
+    fn source(&self) -> &dyn TensorSource {
+        match &self.container {
+            Container::Folder(folder) => folder,
+            Container::Gguf(gguf) => gguf,
+        }
+    }
+
+    fn format_problem(&self, stored: &str) -> Option<Error> {
+        match &self.container {
+            Container::Folder(folder) => folder.format_problem(stored),
+            Container::Gguf(gguf) => gguf.format_problem(stored),
+        }
+    }
+
+    fn stored_name(&self, name: &str) -> String {
+        match &self.container {
+            Container::Folder(_) => name.to_string(),
+            Container::Gguf(_) => names::gguf(name),
+        }
+    }
+
+    /// Compares all tensors with what the graph asks for and reports every difference.
+    fn check(&self) -> Result<()> {
+        let graph = &self.graph;
+        let matrices = graph.weights.iter().flat_map(|w| w.parts.iter().map(|p| (p, vec![p.rows, w.cols])));
+        let vectors = graph.vectors.iter().flat_map(|v| v.parts.iter().map(|p| (p, vec![p.rows])));
+        let mut problems = Vec::new();
+        for (part, expected) in matrices.chain(vectors) {
+            let stored = self.stored_name(&part.tensor);
+            match self.source().tensor(&stored) {
+                Some(tensor) if tensor.shape == expected => {}
+                Some(tensor) => {
+                    problems.push(format!("{stored}: expected shape {expected:?}, found {:?}", tensor.shape));
+                }
+                None => match self.format_problem(&stored) {
+                    Some(error) => return Err(error),
+                    None => problems.push(format!("{stored}: missing, expected shape {expected:?}")),
+                },
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Tensors { path: self.path.clone(), problems })
+    }
+
+    /// The values of a vector in the graph's order.
+    pub fn vector_values(&self, id: VectorId) -> Result<Vec<f32>> {
+        let spec = &self.graph.vectors[id.0];
+        let mut columns = Vec::new();
+        for part in &spec.parts {
+            let tensor = self.tensor(&part.tensor)?;
+            let mut stored = vec![0.0; tensor.len()];
+            quant::decode(tensor.format, tensor.bytes, &mut stored);
+            columns.push((0..part.rows).map(|r| stored[self.stored_row(part, r)]).collect::<Vec<_>>());
+        }
+        if !spec.interleaved {
+            return Ok(columns.concat());
+        }
+        let rows = columns.first().map_or(0, Vec::len);
+        Ok((0..rows).flat_map(|r| columns.iter().map(move |c| c[r])).collect())
+    }
+}
+
+impl Source for ModelFiles {
+    fn weight(&self, graph: &Graph, id: WeightId) -> Result<Vec<f32>> {
+        let spec = &graph.weights[id.0];
+        let mut out = vec![0.0; spec.rows * spec.cols];
+        let mut start = 0;
+        for (p, part) in spec.parts.iter().enumerate() {
+            let tensor = self.tensor(&part.tensor)?;
+            let row_bytes = tensor.bytes.len() / part.rows.max(1);
+            for row in 0..part.rows {
+                let place = if spec.interleaved { row * spec.parts.len() + p } else { start + row };
+                let bytes = &tensor.bytes[self.stored_row(part, row) * row_bytes..][..row_bytes];
+                quant::decode(tensor.format, bytes, &mut out[place * spec.cols..][..spec.cols]);
+            }
+            start += part.rows;
+        }
+        Ok(out)
+    }
+
+    fn vector(&self, _graph: &Graph, id: VectorId) -> Result<Vec<f32>> {
+        self.vector_values(id)
+    }
+}

@@ -1,0 +1,128 @@
+//! The cache of keys and values: per layer two buffers of pages on the device, and the page
+//! table of a sequence.
+
+use crate::caps::AdapterKind;
+use crate::dtype::KvFormat;
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Context};
+use crate::graph::Heads;
+use crate::host;
+use crate::kernels::PAGE;
+use crate::shape::stored_head_dim;
+
+/// A cache for one sequence of up to `context` tokens.
+pub struct KvCache {
+    /// Keys by layer: `[pages, kv_heads, PAGE, head_dim]`.
+    pub keys: Vec<Buffer>,
+    /// Values by layer, likewise.
+    pub values: Vec<Buffer>,
+    /// Entries of a page table.
+    pub pages: usize,
+    tables: Vec<Vec<u32>>,
+    used: usize,
+    free: Vec<u32>,
+    capacity: usize,
+}
+
+/// Bytes of one layer's keys for one token.
+fn row_bytes(heads: Heads, kv: KvFormat) -> u64 {
+    (heads.kv_heads * stored_head_dim(heads.head_dim) * kv.bytes()) as u64
+}
+
+/// Bytes of the cache per token, over all layers, keys and values.
+pub fn bytes_per_token(caches: &[Heads], kv: KvFormat) -> u64 {
+    caches.iter().map(|&h| 2 * row_bytes(h, kv)).sum()
+}
+
+impl KvCache {
+    /// Allocates a cache for `capacity` tokens.
+    pub fn new(context: &Context, caches: &[Heads], kv: KvFormat, capacity: usize) -> Result<Self> {
+        let pages = capacity.div_ceil(PAGE);
+        check(context, caches, kv, capacity, pages)?;
+        let help = "choose a smaller context";
+        let allocate = |what: &str| {
+            let layer = |(i, &heads): (usize, &Heads)| {
+                let bytes = (pages * PAGE) as u64 * row_bytes(heads, kv);
+                context.buffer(&format!("the {what} of layer {i}"), bytes, help)
+            };
+            caches.iter().enumerate().map(layer).collect::<Result<Vec<_>>>()
+        };
+        Ok(Self {
+            keys: allocate("keys")?,
+            values: allocate("values")?,
+            pages,
+            tables: vec![vec![0; pages]],
+            used: 0,
+            // Taken from the end: pages are handed out in no particular order, and nothing
+            // may depend on one.
+            free: (0..pages as u32).collect(),
+            capacity,
+        })
+    }
+
+    /// Tokens that fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.keys.iter().chain(&self.values).map(Buffer::size).sum()
+    }
+
+    /// The page tables by sequence slot.
+    pub fn tables(&self) -> &[Vec<u32>] {
+        &self.tables
+    }
+
+    /// Makes sure that positions below `tokens` have pages.
+    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+        if tokens > self.capacity {
+            return Err(Error::ContextFull { max: self.capacity });
+        }
+        while self.used * PAGE < tokens {
+            let page = self.free.pop().ok_or(Error::ContextFull { max: self.capacity })?;
+            self.tables[0][self.used] = page;
+            self.used += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives back the pages that hold no position below `tokens`.
+    pub fn truncate(&mut self, tokens: usize) {
+        let keep = tokens.div_ceil(PAGE);
+        while self.used > keep {
+            self.used -= 1;
+            self.free.push(self.tables[0][self.used]);
+        }
+    }
+}
+
+/// Refuses a context that can't fit, and says what would.
+fn check(context: &Context, caches: &[Heads], kv: KvFormat, capacity: usize, pages: usize) -> Result<()> {
+    let caps = context.caps();
+    let limit = caps.max_storage_binding.min(caps.max_buffer);
+    let widest = caches.iter().map(|&h| row_bytes(h, kv)).max().unwrap_or(1);
+    let refuse = |what: &str, need: u64, limit: u64, fits: u64| {
+        let fits = fits / PAGE as u64 * PAGE as u64;
+        Err(Error::OutOfMemory {
+            what: format!("{what} of a context of {capacity} tokens"),
+            need,
+            limit,
+            help: format!("a context of {fits} tokens would fit (--ctx {fits})"),
+        })
+    };
+    let layer = (pages * PAGE) as u64 * widest;
+    if layer > limit {
+        return refuse("the keys of one layer", layer, limit, limit / widest);
+    }
+    // Other adapters' free memory is not told; a software adapter's is the machine's.
+    let per_token = bytes_per_token(caches, kv);
+    let need = (pages * PAGE) as u64 * per_token;
+    if caps.kind == AdapterKind::Cpu {
+        if let Some(available) = host::available_memory().filter(|a| need > *a) {
+            return refuse("the cache", need, available, available / per_token.max(1));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! model_type `llama`: LLaMA (Touvron et al. 2023a), Llama 2 (2023b) and whatever has that
+//! graph: pre-normalised attention with rotary positions and a gated feed-forward part.
+
+use crate::error::Result;
+use crate::graph::{Graph, Heads, NodeId, Part, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
+use crate::model::Config;
+use crate::shape::Rows;
+
+/// Builds the graph; weights carry Hugging Face's tensor names.
+pub fn graph(config: &Config) -> Result<Graph> {
+    let mut build = Builder { config, graph: Graph::new(config.rope()) };
+    let table = build.matrix("embed", config.hidden_size, &[("model.embed_tokens", config.vocab_size)])?;
+    let mut x = build.graph.embed("embed", table);
+    for layer in 0..config.num_hidden_layers {
+        x = build.attention(layer, x)?;
+        x = build.feed_forward(layer, x)?;
+    }
+    let norm = build.norm("norm", "model.norm.weight".to_string());
+    let x = build.graph.rms_norm("norm", x, norm, config.rms_norm_eps, Rows::Outputs)?;
+    let head = if config.tie_word_embeddings {
+        table
+    } else {
+        build.matrix("lm_head", config.hidden_size, &[("lm_head", config.vocab_size)])?
+    };
+    build.graph.linear("logits", x, head, None)?;
+    Ok(build.graph)
+}
+
+struct Builder<'a> {
+    config: &'a Config,
+    graph: Graph,
+}
+
+impl Builder<'_> {
+    fn attention(&mut self, layer: usize, x: NodeId) -> Result<NodeId> {
+        let config = self.config;
+        let (heads, kv_heads, head_dim) =
+            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let name = |suffix: &str| format!("layers.{layer}.{suffix}");
+        let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
+
+        let norm = self.norm(&name("attn_norm"), tensor("input_layernorm.weight"));
+        let h = self.graph.rms_norm(&name("attn_norm"), x, norm, config.rms_norm_eps, Rows::Tokens)?;
+
+        let order = RowOrder::Rotary { head_dim, rotated: config.rotated() };
+        let part = |suffix: &str, kind: &str, heads: usize, order| Part {
+            tensor: tensor(&format!("self_attn.{suffix}.{kind}")),
+            rows: heads * head_dim,
+            order,
+        };
+        let parts = |kind: &str| {
+            vec![
+                part("q_proj", kind, heads, order),
+                part("k_proj", kind, kv_heads, order),
+                part("v_proj", kind, kv_heads, RowOrder::Stored),
+            ]
+        };
+        let qkv = self.graph.weight(WeightSpec {
+            name: name("qkv"),
+            rows: (heads + 2 * kv_heads) * head_dim,
+            cols: config.hidden_size,
+            parts: parts("weight"),
+            interleaved: false,
+        })?;
+        let bias = config.attention_bias.then(|| {
+            self.graph.vector(VectorSpec { name: name("qkv_bias"), parts: parts("bias"), interleaved: false })
+        });
+        let qkv = self.graph.linear(&name("qkv"), h, qkv, bias)?;
+        let q = self.graph.rope_kv(&name("q"), qkv, Heads { heads, kv_heads, head_dim })?;
+        let attn = self.graph.attention(&name("attn"), q, 1.0 / (head_dim as f32).sqrt())?;
+
+        let o_proj = tensor("self_attn.o_proj");
+        let out = self.matrix(&name("o"), heads * head_dim, &[(&o_proj, config.hidden_size)])?;
+        let bias = config.attention_output_bias.then(|| self.bias(&name("o_bias"), &[(&o_proj, config.hidden_size)]));
+        let out = self.graph.linear(&name("o"), attn, out, bias)?;
+        self.graph.add(&name("attn_out"), x, out)
+    }
+
+    fn feed_forward(&mut self, layer: usize, x: NodeId) -> Result<NodeId> {
+        let config = self.config;
+        let name = |suffix: &str| format!("layers.{layer}.{suffix}");
+        let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
+
+        let norm = self.norm(&name("mlp_norm"), tensor("post_attention_layernorm.weight"));
+        let h = self.graph.rms_norm(&name("mlp_norm"), x, norm, config.rms_norm_eps, Rows::Tokens)?;
+
+        let (gate, up) = (tensor("mlp.gate_proj"), tensor("mlp.up_proj"));
+        let wide = config.intermediate_size;
+        let both = [(gate.as_str(), wide), (up.as_str(), wide)];
+        let weight = self.matrix(&name("gate_up"), config.hidden_size, &both)?;
+        let bias = config.mlp_bias.then(|| self.bias(&name("gate_up_bias"), &both));
+        let h = self.graph.linear(&name("gate_up"), h, weight, bias)?;
+        let h = self.graph.swiglu(&name("swiglu"), h)?;
+
+        let down = tensor("mlp.down_proj");
+        let weight = self.matrix(&name("down"), wide, &[(&down, config.hidden_size)])?;
+        let bias = config.mlp_bias.then(|| self.bias(&name("down_bias"), &[(&down, config.hidden_size)]));
+        let h = self.graph.linear(&name("down"), h, weight, bias)?;
+        self.graph.add(&name("out"), x, h)
+    }
+
+    fn norm(&mut self, name: &str, tensor: String) -> VectorId {
+        let part = Part { tensor, rows: self.config.hidden_size, order: RowOrder::Stored };
+        self.graph.vector(VectorSpec { name: name.to_string(), parts: vec![part], interleaved: false })
+    }
+
+    /// A matrix of one tensor, or of several whose rows alternate.
+    fn matrix(&mut self, name: &str, cols: usize, tensors: &[(&str, usize)]) -> Result<WeightId> {
+        self.graph.weight(WeightSpec {
+            name: name.to_string(),
+            rows: tensors.iter().map(|t| t.1).sum(),
+            cols,
+            parts: stored(tensors, "weight"),
+            interleaved: tensors.len() > 1,
+        })
+    }
+
+    fn bias(&mut self, name: &str, tensors: &[(&str, usize)]) -> VectorId {
+        self.graph.vector(VectorSpec {
+            name: name.to_string(),
+            parts: stored(tensors, "bias"),
+            interleaved: tensors.len() > 1,
+        })
+    }
+}
+
+fn stored(tensors: &[(&str, usize)], kind: &str) -> Vec<Part> {
+    tensors
+        .iter()
+        .map(|(stem, rows)| Part { tensor: format!("{stem}.{kind}"), rows: *rows, order: RowOrder::Stored })
+        .collect()
+}

@@ -1,0 +1,124 @@
+//! Models: configuration, one file per model_type that builds its graph, names of tensors,
+//! weights on the device, and the cache. To add a model: a file here and a line in
+//! [`ARCHITECTURES`].
+
+mod config;
+mod files;
+pub mod kv;
+mod llama;
+mod names;
+pub mod weights;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use config::Config;
+pub use files::ModelFiles;
+pub use kv::KvCache;
+pub use weights::Weights;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Buffer, Context};
+use crate::graph::Graph;
+use crate::tokenizer::Tokenizer;
+
+/// A model_type that can be run.
+pub struct Architecture {
+    /// `model_type` in a config.json, `general.architecture` in GGUF.
+    pub model_type: &'static str,
+    /// Builds the graph.
+    pub graph: fn(&Config) -> Result<Graph>,
+}
+
+/// All model_types.
+pub static ARCHITECTURES: [Architecture; 1] = [Architecture { model_type: "llama", graph: llama::graph }];
+
+/// The architecture of `model_type`.
+pub fn architecture(model_type: &str) -> Result<&'static Architecture> {
+    ARCHITECTURES.iter().find(|a| a.model_type == model_type).ok_or_else(|| Error::UnsupportedModel {
+        model_type: model_type.to_string(),
+        supported: ARCHITECTURES.iter().map(|a| a.model_type).collect::<Vec<_>>().join(", "),
+    })
+}
+
+fn supported(model_type: &str) -> Result<()> {
+    architecture(model_type).map(|_| ())
+}
+
+/// How to load a model.
+#[derive(Default)]
+pub struct LoadOptions<'a> {
+    /// Hears the bytes loaded and the bytes in all.
+    pub progress: Option<&'a dyn Fn(u64, u64)>,
+}
+
+/// A model on a device: immutable, shareable by any number of sessions.
+#[derive(Clone)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    context: Context,
+    config: Config,
+    graph: Graph,
+    weights: Weights,
+    tokenizer: Result<Tokenizer, String>,
+}
+
+impl Model {
+    /// Loads a Hugging Face folder or a GGUF file.
+    pub fn load(context: &Context, path: impl AsRef<Path>, options: &LoadOptions<'_>) -> Result<Self> {
+        Self::from_files(context, &ModelFiles::open(path.as_ref())?, options)
+    }
+
+    /// Loads what was opened before.
+    pub fn from_files(context: &Context, files: &ModelFiles, options: &LoadOptions<'_>) -> Result<Self> {
+        let silent = |_, _| {};
+        let weights = Weights::load(context, files, options.progress.unwrap_or(&silent))?;
+        // A model without a tokenizer can still be given ids.
+        let tokenizer = files.tokenizer().map_err(|e| e.to_string());
+        let inner = Inner {
+            context: context.clone(),
+            config: files.config().clone(),
+            graph: files.graph().clone(),
+            weights,
+            tokenizer,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The device.
+    pub fn context(&self) -> &Context {
+        &self.inner.context
+    }
+
+    /// The hyperparameters.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        &self.inner.graph
+    }
+
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.inner.weights
+    }
+
+    /// The tokenizer; an error that says why there is none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.inner.tokenizer.as_ref().map_err(|message| Error::option("tokenizer", message.clone()))
+    }
+
+    /// The tables of rotations for positions below `context`.
+    pub fn rope_tables(&self, context: usize) -> Result<Buffer> {
+        let tables = self.inner.graph.rope.tables(context);
+        let bytes: &[u8] = bytemuck::cast_slice(&tables);
+        let buffer = self.inner.context.buffer("the rotations", bytes.len() as u64, "choose a smaller context")?;
+        self.inner.context.write(&buffer, 0, bytes);
+        Ok(buffer)
+    }
+}

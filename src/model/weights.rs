@@ -1,0 +1,116 @@
+//! Weights on the device: streamed from the memory map, repacked row by row, a few megabytes
+//! at a time.
+
+use crate::caps::Caps;
+use crate::error::Result;
+use crate::gpu::{Buffer, Context, Planes};
+use crate::graph::{VectorId, WeightSpec};
+use crate::kernels::pack::pack_row;
+use crate::model::ModelFiles;
+use crate::plan::{Shard, WeightLayout};
+use crate::shape::{padded, ROW_ALIGN};
+
+/// About how many bytes are packed before they are written.
+const CHUNK: usize = 4 << 20;
+
+const HELP: &str = "choose a smaller model, a smaller weight format or another device";
+
+/// The weights of a model, shared by all of its sessions.
+pub struct Weights {
+    /// How each matrix is cut.
+    pub layouts: Vec<WeightLayout>,
+    /// Its shards.
+    pub matrices: Vec<Vec<Planes>>,
+    /// The vectors, padded.
+    pub vectors: Vec<Buffer>,
+}
+
+/// The layouts of all matrices of `files` for an adapter.
+pub fn layouts(files: &ModelFiles, caps: &Caps) -> Result<Vec<WeightLayout>> {
+    files.graph().weights.iter().map(|spec| WeightLayout::new(spec, &files.formats(spec)?, caps)).collect()
+}
+
+impl Weights {
+    /// Loads everything; `progress` hears the bytes done and the bytes in all.
+    pub fn load(context: &Context, files: &ModelFiles, progress: &dyn Fn(u64, u64)) -> Result<Self> {
+        let layouts = layouts(files, context.caps())?;
+        let total: u64 = layouts.iter().map(|l| l.bytes() as u64).sum();
+        let mut loader = Loader { context, files, progress, done: 0, total };
+        let mut matrices = Vec::new();
+        for (spec, layout) in files.graph().weights.iter().zip(&layouts) {
+            let shards = layout.shards.iter().map(|shard| loader.shard(spec, shard)).collect::<Result<_>>()?;
+            matrices.push(shards);
+        }
+        let vectors = (0..files.graph().vectors.len())
+            .map(|i| loader.vector(VectorId(i)))
+            .collect::<Result<Vec<_>>>()?;
+        context.uploader().flush()?;
+        progress(total, total);
+        Ok(Self { layouts, matrices, vectors })
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        let shards: u64 = self.matrices.iter().flatten().map(|p| p.buffer.size()).sum();
+        shards + self.vectors.iter().map(Buffer::size).sum::<u64>()
+    }
+}
+
+struct Loader<'a> {
+    context: &'a Context,
+    files: &'a ModelFiles,
+    progress: &'a dyn Fn(u64, u64),
+    done: u64,
+    total: u64,
+}
+
+impl Loader<'_> {
+    fn shard(&mut self, spec: &WeightSpec, shard: &Shard) -> Result<Planes> {
+        let planes = &shard.planes;
+        let buffer = self.context.buffer(&spec.name, planes.bytes() as u64, HELP)?;
+        let mut uploader = self.context.uploader();
+        let (quant_row, scale_row) = planes.row_bytes();
+        let tensors =
+            spec.parts.iter().map(|p| self.files.tensor(&p.tensor)).collect::<Result<Vec<_>>>()?;
+        let rows_at_once = (CHUNK / (quant_row + scale_row)).next_multiple_of(ROW_ALIGN);
+        let (mut quants, mut scales) = (Vec::new(), Vec::new());
+        for start in (0..planes.rows).step_by(rows_at_once) {
+            quants.clear();
+            scales.clear();
+            let end = (start + rows_at_once).min(planes.rows);
+            for row in start..end {
+                let bytes = match shard.source(spec, row) {
+                    Some((part, r)) => {
+                        let len = tensors[part].bytes.len() / spec.parts[part].rows;
+                        let stored = self.files.stored_row(&spec.parts[part], r);
+                        &tensors[part].bytes[stored * len..][..len]
+                    }
+                    None => &[],
+                };
+                pack_row(planes, bytes, &mut quants, &mut scales);
+            }
+            uploader.write(&buffer, (start * quant_row) as u64, &quants)?;
+            if !scales.is_empty() {
+                uploader.write(&buffer, (planes.scale_at + start * scale_row) as u64, &scales)?;
+            }
+            self.done += (quants.len() + scales.len()) as u64;
+            (self.progress)(self.done.min(self.total), self.total);
+        }
+        uploader.flush()?;
+        Ok(Planes {
+            buffer,
+            quant_bytes: planes.quant_bytes as u64,
+            scale_at: planes.scale_at as u64,
+            scale_bytes: planes.scale_bytes as u64,
+        })
+    }
+
+    fn vector(&self, id: VectorId) -> Result<Buffer> {
+        let mut values = self.files.vector_values(id)?;
+        values.resize(padded(values.len()), 0.0);
+        let name = &self.files.graph().vectors[id.0].name;
+        let buffer = self.context.buffer(name, values.len() as u64 * 4, HELP)?;
+        self.context.write(&buffer, 0, bytemuck::cast_slice(&values));
+        Ok(buffer)
+    }
+}

@@ -1,0 +1,209 @@
+//! How a matrix is cut into shards: runs of rows of one format that fit one binding. Joined
+//! tensors of different formats become shards of their own, and so do the rows that exceed
+//! what the adapter binds.
+
+use crate::caps::Caps;
+use crate::dtype::WeightFormat;
+use crate::error::{Error, Result};
+use crate::graph::WeightSpec;
+use crate::kernels::pack::Planes;
+use crate::shape::{padded, ROW_ALIGN};
+
+/// Rows of one format in one buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// Where the planes lie.
+    pub planes: Planes,
+    /// The parts that its rows come from, which follow one another or alternate.
+    pub parts: Vec<usize>,
+    /// Whether they alternate.
+    pub interleaved: bool,
+    /// First row, counted over those parts.
+    pub start: usize,
+    /// Rows that hold weights.
+    pub rows: usize,
+    /// Rows that a mat-vec computes: some zero rows more where the output is padded.
+    pub computed: usize,
+    /// Row of the matrix that the first row is.
+    pub first: usize,
+    /// Rows of the matrix from one row to the next.
+    pub stride: usize,
+}
+
+impl Shard {
+    /// Where row `r` of the shard comes from: part, and row of that part. None for padding.
+    pub fn source(&self, spec: &WeightSpec, r: usize) -> Option<(usize, usize)> {
+        if r >= self.rows {
+            return None;
+        }
+        let mut row = self.start + r;
+        if self.interleaved {
+            let n = self.parts.len();
+            return Some((self.parts[row % n], row / n));
+        }
+        for &part in &self.parts {
+            match row.checked_sub(spec.parts[part].rows) {
+                None => return Some((part, row)),
+                Some(rest) => row = rest,
+            }
+        }
+        None
+    }
+}
+
+/// The shards of a matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WeightLayout {
+    /// In the order of their rows, or of their parts where those alternate.
+    pub shards: Vec<Shard>,
+}
+
+impl WeightLayout {
+    /// Cuts `spec`, whose parts are stored in `formats`, for an adapter.
+    pub fn new(spec: &WeightSpec, formats: &[WeightFormat], caps: &Caps) -> Result<Self> {
+        let mixed = formats.windows(2).any(|w| w[0] != w[1]);
+        let extra = padded(spec.rows) - spec.rows;
+        let mut layout = Self { shards: Vec::new() };
+        if spec.interleaved && !mixed {
+            let all: Vec<usize> = (0..spec.parts.len()).collect();
+            layout.cut(spec, formats[0], &all, (0, 1), extra, caps)?;
+        } else if spec.interleaved {
+            let n = spec.parts.len();
+            for (part, &format) in formats.iter().enumerate() {
+                layout.cut(spec, format, &[part], (part, n), extra / n, caps)?;
+            }
+        } else {
+            let mut first = 0;
+            let mut parts: Vec<usize> = (0..spec.parts.len()).collect();
+            while let Some(&lead) = parts.first() {
+                let same = parts.iter().take_while(|&&p| formats[p] == formats[lead]).count();
+                let run: Vec<usize> = parts.drain(..same).collect();
+                let rows: usize = run.iter().map(|&p| spec.parts[p].rows).sum();
+                let extra = if parts.is_empty() { extra } else { 0 };
+                layout.cut(spec, formats[lead], &run, (first, 1), extra, caps)?;
+                first += rows;
+            }
+        }
+        Ok(layout)
+    }
+
+    /// Cuts a run of parts of one format; `extra` zero rows follow it.
+    fn cut(
+        &mut self,
+        spec: &WeightSpec,
+        format: WeightFormat,
+        parts: &[usize],
+        (first, stride): (usize, usize),
+        extra: usize,
+        caps: &Caps,
+    ) -> Result<()> {
+        let rows: usize = parts.iter().map(|&p| spec.parts[p].rows).sum();
+        let row_bytes = Planes::new(format, ROW_ALIGN, spec.cols).bytes() / ROW_ALIGN;
+        let limit = caps.max_storage_binding.min(caps.max_buffer) as usize;
+        // A little less than the limit, for the alignment between the planes.
+        let most = (limit.saturating_sub(512) / row_bytes.max(1)) / ROW_ALIGN * ROW_ALIGN;
+        if most == 0 {
+            return Err(Error::OutOfMemory {
+                what: format!("{ROW_ALIGN} rows of {}", spec.name),
+                need: (row_bytes * ROW_ALIGN) as u64,
+                limit: limit as u64,
+                help: "choose another device".to_string(),
+            });
+        }
+        let mut start = 0;
+        while start < rows {
+            // The zero rows must fit into the last shard.
+            let left = rows - start;
+            let here = if left + extra <= most { left } else { left.min(most - ROW_ALIGN) };
+            let computed = if here == left { here + extra } else { here };
+            self.shards.push(Shard {
+                planes: Planes::new(format, computed, spec.cols),
+                parts: parts.to_vec(),
+                interleaved: spec.interleaved && parts.len() > 1,
+                start,
+                rows: here,
+                computed,
+                first: first + start * stride,
+                stride,
+            });
+            start += here;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all shards.
+    pub fn bytes(&self) -> usize {
+        self.shards.iter().map(|s| s.planes.bytes()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Part, RowOrder};
+
+    fn spec(rows: &[usize], cols: usize, interleaved: bool) -> WeightSpec {
+        let part = |(i, &rows): (usize, &usize)| Part { tensor: format!("t{i}"), rows, order: RowOrder::Stored };
+        WeightSpec {
+            name: "w".into(),
+            rows: rows.iter().sum(),
+            cols,
+            parts: rows.iter().enumerate().map(part).collect(),
+            interleaved,
+        }
+    }
+
+    /// Every row of the matrix is in just one shard, and comes from the right place.
+    fn check(spec: &WeightSpec, formats: &[WeightFormat], caps: &Caps) -> WeightLayout {
+        let layout = WeightLayout::new(spec, formats, caps).unwrap();
+        let mut seen = vec![None; padded(spec.rows)];
+        for shard in &layout.shards {
+            assert!(shard.planes.quant_bytes as u64 <= caps.max_storage_binding);
+            assert!(shard.planes.bytes() as u64 <= caps.max_buffer);
+            for r in 0..shard.computed {
+                let place = &mut seen[shard.first + r * shard.stride];
+                assert!(place.is_none());
+                *place = Some(shard.source(spec, r));
+            }
+        }
+        let n = spec.parts.len();
+        for (row, found) in seen.into_iter().enumerate() {
+            let mut at = row;
+            let expected = if row >= spec.rows {
+                None
+            } else if spec.interleaved {
+                Some((row % n, row / n))
+            } else {
+                let part = spec.parts.iter().position(|p| at < p.rows || { at -= p.rows; false }).unwrap();
+                Some((part, at))
+            };
+            assert_eq!(found, Some(expected), "row {row}");
+        }
+        layout
+    }
+
+    #[test]
+    fn joined_tensors_of_one_format_are_one_shard() {
+        let layout = check(&spec(&[24, 8, 8], 64, false), &[WeightFormat::F32; 3], &Caps::baseline());
+        assert_eq!(layout.shards.len(), 1);
+    }
+
+    #[test]
+    fn tensors_of_other_formats_are_shards_of_their_own() {
+        use WeightFormat::{Q4_0, Q8_0};
+        let layout = check(&spec(&[24, 8, 8], 64, false), &[Q4_0, Q4_0, Q8_0], &Caps::baseline());
+        assert_eq!(layout.shards.len(), 2);
+        let layout = check(&spec(&[20, 20], 64, true), &[Q4_0, Q8_0], &Caps::baseline());
+        assert_eq!(layout.shards.len(), 2);
+    }
+
+    #[test]
+    fn a_matrix_larger_than_a_binding_is_split_by_rows() {
+        let caps = Caps { max_storage_binding: 1 << 16, ..Caps::baseline() };
+        for rows in [1000, 1001, 1023, 1024, 1025] {
+            let layout = check(&spec(&[rows], 100, false), &[WeightFormat::F16], &caps);
+            assert!(layout.shards.len() > 2);
+            check(&spec(&[rows, rows], 100, true), &[WeightFormat::F16; 2], &caps);
+        }
+    }
+}

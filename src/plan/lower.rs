@@ -1,0 +1,194 @@
+//! Lowering: a graph, its weight layouts and an adapter's capabilities become launches.
+
+use crate::caps::Caps;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Node, Op, VectorId, WeightId};
+use crate::kernels::{add, attention, embed, gemv, rms_norm, rope_kv, swiglu, Dispatch, Rows};
+use crate::plan::memory::{self, Memory};
+use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, WeightLayout, fuse};
+use crate::shape::{padded, round_up, stored_head_dim, MAX_COLS};
+
+/// Makes the plan for `graph`. `layouts` are those of the graph's matrices, in order.
+pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &PlanOptions) -> Result<Plan> {
+    if let Some(unknown) = options.keep.iter().find(|name| graph.find(name).is_none()) {
+        return Err(Error::option("capture", format!("the graph has no node '{unknown}'")));
+    }
+    let graph = &if options.fuse { fuse::fuse(graph, &options.keep) } else { graph.clone() };
+    let capacity = |rows| match rows {
+        Rows::Tokens => round_up(options.max_tokens, MAX_COLS),
+        Rows::Outputs => round_up(options.max_outputs, MAX_COLS),
+    };
+    let memory = memory::assign(
+        graph,
+        |i| capacity(graph.nodes[i].rows) * pitch(&graph.nodes[i]),
+        |i| options.keep.contains(&graph.nodes[i].name),
+    );
+    let mut lowering = Lowering { graph, layouts, caps, options, memory, launches: Vec::new() };
+    for i in 0..graph.nodes.len() {
+        lowering.node(i)?;
+    }
+    let output = graph.nodes.len().checked_sub(1).ok_or_else(|| Error::shape("graph", "it has no nodes"))?;
+    let output = lowering.kept(output);
+    let kept = (0..graph.nodes.len())
+        .filter(|&i| options.keep.contains(&graph.nodes[i].name))
+        .map(|i| lowering.kept(i))
+        .collect();
+    let Lowering { memory, launches, .. } = lowering;
+    let plan = Plan { options: options.clone(), launches, slots: memory.sizes, output, kept };
+    check(&plan, caps)?;
+    Ok(plan)
+}
+
+/// Values from one row of a node's result to the next.
+fn pitch(node: &Node) -> usize {
+    match node.op {
+        Op::RopeKv { heads, .. } => padded(heads.heads * stored_head_dim(heads.head_dim)),
+        _ => padded(node.width),
+    }
+}
+
+/// Every slot must fit one binding.
+fn check(plan: &Plan, caps: &Caps) -> Result<()> {
+    let limit = caps.max_storage_binding.min(caps.max_buffer);
+    let largest = plan.slots.iter().copied().max().unwrap_or(0) as u64 * 4;
+    if largest > limit {
+        let tokens = plan.options.max_tokens as u64;
+        return Err(Error::OutOfMemory {
+            what: format!("activations of {tokens} tokens"),
+            need: largest,
+            limit,
+            help: format!("process at most {} tokens at a time", tokens * limit / largest),
+        });
+    }
+    Ok(())
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    layouts: &'a [WeightLayout],
+    caps: &'a Caps,
+    options: &'a PlanOptions,
+    memory: Memory,
+    launches: Vec<Launch>,
+}
+
+impl Lowering<'_> {
+    fn slot(&self, node: usize) -> Resource {
+        Resource::Slot(self.memory.slot[node])
+    }
+
+    fn push(&mut self, node: usize, dispatch: Dispatch, bindings: Vec<Resource>, weight_bytes: usize) {
+        self.launches.push(Launch { name: self.graph.nodes[node].name.clone(), dispatch, bindings, weight_bytes });
+    }
+
+    fn kept(&self, node: usize) -> Kept {
+        let n = &self.graph.nodes[node];
+        let (run, step) = match n.op {
+            Op::RopeKv { heads, .. } => (heads.head_dim, stored_head_dim(heads.head_dim)),
+            _ => (n.width, n.width),
+        };
+        Kept {
+            name: n.name.clone(),
+            slot: self.memory.slot[node],
+            width: n.width,
+            run,
+            step,
+            pitch: pitch(n),
+            rows: n.rows,
+        }
+    }
+
+    fn node(&mut self, i: usize) -> Result<()> {
+        let node = &self.graph.nodes[i];
+        let (out, caps) = (self.slot(i), self.caps);
+        let input = |k: usize| node.inputs.get(k).map_or(out, |n| self.slot(n.0));
+        let kv = self.options.kv;
+        match node.op {
+            Op::Embed { table } => self.embed(i, table),
+            Op::RmsNorm { weight, eps } => {
+                let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows };
+                let bindings = vec![input(0), Resource::Vector(weight), out];
+                self.push(i, rms_norm::select(&problem, caps), bindings, 0);
+            }
+            Op::Linear { weight, bias } => self.linear(i, weight, bias, false)?,
+            Op::LinearAdd { weight, bias } => self.linear(i, weight, bias, true)?,
+            Op::RopeKv { layer, heads, rotated } => {
+                let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
+                let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, kv };
+                let bindings =
+                    vec![input(0), Resource::Rope, out, Resource::Keys(layer), Resource::Values(layer)];
+                self.push(i, rope_kv::select(&problem, caps), bindings, 0);
+            }
+            Op::Attention { layer, heads, scale } => {
+                let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
+                let problem = attention::Attention { heads, kv_heads, head_dim, scale, kv };
+                let bindings = vec![input(0), Resource::Keys(layer), Resource::Values(layer), out];
+                self.push(i, attention::select(&problem, caps), bindings, 0);
+            }
+            Op::SwiGlu => {
+                let bindings = vec![input(0), out];
+                self.push(i, swiglu::select(node.width, caps), bindings, 0);
+            }
+            Op::Add => {
+                let bindings = vec![input(0), input(1), out];
+                self.push(i, add::select(node.width, caps), bindings, 0);
+            }
+        }
+        Ok(())
+    }
+
+    fn embed(&mut self, i: usize, table: WeightId) {
+        let layouts = self.layouts;
+        for (shard, s) in layouts[table.0].shards.iter().enumerate() {
+            let problem = embed::Embed {
+                format: s.planes.format,
+                width: self.graph.nodes[i].width,
+                first_row: s.first,
+                rows: s.rows,
+            };
+            let bindings =
+                vec![Resource::Quants { weight: table, shard }, Resource::Scales { weight: table, shard }, self.slot(i)];
+            self.push(i, embed::select(&problem, self.caps), bindings, 0);
+        }
+    }
+
+    fn linear(&mut self, i: usize, weight: WeightId, bias: Option<VectorId>, add: bool) -> Result<()> {
+        let node = &self.graph.nodes[i];
+        let spec = &self.graph.weights[weight.0];
+        let x = self.memory.slot[node.inputs[0].0];
+        let max_batch = match node.rows {
+            Rows::Tokens => self.options.max_tokens,
+            Rows::Outputs => self.options.max_outputs,
+        };
+        let layouts = self.layouts;
+        for (shard, s) in layouts[weight.0].shards.iter().enumerate() {
+            let problem = gemv::Gemv {
+                format: s.planes.format,
+                inputs: spec.cols,
+                outputs: spec.rows,
+                rows: s.computed,
+                first: s.first,
+                stride: s.stride,
+                add,
+                bias: bias.is_some(),
+                batch: node.rows,
+                max_batch,
+            };
+            let dispatch = gemv::select(&problem, self.caps);
+            if let Some(vectors) = dispatch.variant.number("X4") {
+                // A uniform binding is as long as its array, whatever the batch.
+                let size = &mut self.memory.sizes[x.0];
+                *size = (*size).max(vectors as usize * 4);
+            }
+            let quants = Resource::Quants { weight, shard };
+            // A kernel without a bias leaves that binding unused; any buffer does.
+            let bias = bias.map_or(quants, Resource::Vector);
+            let bindings =
+                vec![quants, Resource::Scales { weight, shard }, Resource::Slot(x), self.slot(i), bias];
+            let bytes = s.planes.quant_bytes + s.planes.scale_bytes;
+            self.push(i, dispatch, bindings, bytes);
+        }
+        Ok(())
+    }
+}
+

@@ -1,0 +1,130 @@
+//! A plan: the launches that run a graph on an adapter of given capabilities, as plain data.
+//! It holds no handles, can be compared and printed, and is made on any machine. `gpu` binds
+//! it to buffers once and encodes it every step.
+
+mod dump;
+pub mod fuse;
+mod layout;
+mod lower;
+mod memory;
+
+pub use layout::{Shard, WeightLayout};
+pub use lower::lower;
+
+use crate::dtype::KvFormat;
+use crate::graph::{VectorId, WeightId};
+use crate::kernels::{Dispatch, Rows};
+
+/// What a plan is made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// The most tokens in a batch.
+    pub max_tokens: usize,
+    /// The most tokens of a batch whose logits are wanted.
+    pub max_outputs: usize,
+    /// Format of the cache.
+    pub kv: KvFormat,
+    /// Names of nodes whose results stay readable after a step.
+    pub keep: Vec<String>,
+    /// Whether rewrite rules are applied; without them each node is its own launch.
+    pub fuse: bool,
+}
+
+impl PlanOptions {
+    /// For batches of up to `max_tokens` tokens with the logits of `max_outputs`.
+    pub fn new(max_tokens: usize, max_outputs: usize, kv: KvFormat) -> Self {
+        Self { max_tokens, max_outputs, kv, keep: Vec::new(), fuse: true }
+    }
+}
+
+/// A buffer of activations, by its place in [`Plan::slots`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SlotId(pub usize);
+
+/// What a binding of a launch refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// Activations.
+    Slot(SlotId),
+    /// The plane of quants of a shard.
+    Quants {
+        /// The matrix.
+        weight: WeightId,
+        /// The shard of it.
+        shard: usize,
+    },
+    /// The plane of scales of a shard.
+    Scales {
+        /// The matrix.
+        weight: WeightId,
+        /// The shard of it.
+        shard: usize,
+    },
+    /// A vector of weights.
+    Vector(VectorId),
+    /// The tables of rotations.
+    Rope,
+    /// The keys of a layer's cache.
+    Keys(usize),
+    /// The values of a layer's cache.
+    Values(usize),
+}
+
+/// One dispatch of a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Launch {
+    /// The node that it computes.
+    pub name: String,
+    /// Kernel, params and grid.
+    pub dispatch: Dispatch,
+    /// What each declared binding refers to.
+    pub bindings: Vec<Resource>,
+    /// Bytes of weights that it reads.
+    pub weight_bytes: usize,
+}
+
+/// The result of a node that can be read after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The node's name.
+    pub name: String,
+    /// Where it lies.
+    pub slot: SlotId,
+    /// Values of a row that count, as runs of `run` values out of every `step`.
+    pub width: usize,
+    /// Length of a run.
+    pub run: usize,
+    /// Distance of runs.
+    pub step: usize,
+    /// Values from one row to the next.
+    pub pitch: usize,
+    /// Which rows of the batch.
+    pub rows: Rows,
+}
+
+/// The launches for a graph, in order, and the buffers that they share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// What it was made for.
+    pub options: PlanOptions,
+    /// The launches.
+    pub launches: Vec<Launch>,
+    /// Sizes of the activation buffers, in floats.
+    pub slots: Vec<usize>,
+    /// The logits.
+    pub output: Kept,
+    /// The results that were to be kept.
+    pub kept: Vec<Kept>,
+}
+
+impl Plan {
+    /// Bytes of weights that one step reads.
+    pub fn weight_bytes(&self) -> usize {
+        self.launches.iter().map(|l| l.weight_bytes).sum()
+    }
+
+    /// Bytes of activation buffers.
+    pub fn slot_bytes(&self) -> usize {
+        self.slots.iter().map(|s| s * 4).sum()
+    }
+}
