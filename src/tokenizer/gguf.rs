@@ -252,52 +252,35 @@ fn common(path: &Path, vocab: &GgufVocab, bpe: BPE) -> Result<Parts> {
     })
 }
 
-/// One way to put a token together.
-struct Merge<'a> {
-    score: f32,
-    left: &'a str,
-    right: &'a str,
-    left_chars: usize,
-    right_chars: usize,
-    ids: (u32, u32, u32),
-}
-
 /// The merges of a SentencePiece vocabulary, best first: each split of each token into two other
-/// tokens, ordered by the score of the whole, then longer parts first, then by id. Special
-/// tokens and bytes take no part, so that no text becomes one by merging.
+/// tokens, ordered by the score of the whole, then by id of the whole, the left and the right.
+/// Special tokens and bytes take no part, so that no text becomes one by merging.
 fn merges_by_score(path: &Path, vocab: &GgufVocab) -> Result<Vec<(String, String)>> {
-    let text_token =
-        |kind| matches!(kind, token_type::NORMAL | token_type::USER_DEFINED | token_type::UNUSED);
+    let is_text = |kind| matches!(kind, token_type::NORMAL | token_type::USER_DEFINED | token_type::UNUSED);
     let pieces: HashMap<&str, u32> =
-        entries(vocab).filter(|e| text_token(e.2)).map(|(id, text, _)| (text, id)).collect();
+        entries(vocab).filter(|e| is_text(e.2)).map(|(id, text, _)| (text, id)).collect();
     let mut merges = Vec::new();
-    for ((id, text, _), score) in
-        entries(vocab).zip(&vocab.scores).filter(|((.., kind), _)| text_token(*kind))
-    {
+    for ((id, text, kind), score) in entries(vocab).zip(&vocab.scores) {
+        if !is_text(kind) {
+            continue;
+        }
         if text.len() > MAX_MERGED_BYTES {
             return Err(error(
                 path,
                 format!("token {id} has {} bytes; at most {MAX_MERGED_BYTES}", text.len()),
             ));
         }
-        let chars = text.chars().count();
-        for (left_chars, (at, _)) in text.char_indices().enumerate().skip(1) {
+        for (at, _) in text.char_indices().skip(1) {
             let (Some(left), Some(right)) = (text.get(..at), text.get(at..)) else { continue };
             if let (Some(&left_id), Some(&right_id)) = (pieces.get(left), pieces.get(right)) {
-                let right_chars = chars - left_chars;
-                let ids = (id, left_id, right_id);
-                merges.push(Merge { score: *score, left, right, left_chars, right_chars, ids });
+                merges.push((*score, (id, left_id, right_id), left, right));
             }
         }
         if merges.len() > MAX_MERGES {
             return Err(error(path, format!("the tokens give more than {MAX_MERGES} merges")));
         }
     }
-    merges.sort_by(|a, b| {
-        (b.score.total_cmp(&a.score))
-            .then(b.left_chars.cmp(&a.left_chars))
-            .then(b.right_chars.cmp(&a.right_chars))
-            .then(a.ids.cmp(&b.ids))
-    });
-    Ok(merges.into_iter().map(|m| (m.left.to_string(), m.right.to_string())).collect())
+    merges
+        .sort_by(|(score, ids, ..), (other, other_ids, ..)| other.total_cmp(score).then(ids.cmp(other_ids)));
+    Ok(merges.into_iter().map(|(_, _, left, right)| (left.to_string(), right.to_string())).collect())
 }

@@ -1,0 +1,201 @@
+//! Real models and tiny models of the family against results that other people's software
+//! computed in float64.
+
+mod support;
+
+use std::path::Path;
+
+use support::{assert_close, assert_greedy, gpu, greedy, load, session, shared, smollm2, Golden};
+use wgllama::{KvFormat, Model};
+
+/// One prompt of a golden file: last logits within `tolerance`, greedy ids equal while the
+/// margin exceeds `margin`.
+fn prompt(model: &Model, golden: &Golden, name: &str, kv: KvFormat, tolerance: f32, margin: f32) {
+    let ids = golden.ids(&format!("{name}.ids"));
+    let mut session = session(model, kv, 512, 512);
+    session.prefill(&ids).unwrap();
+    let what = format!("{name}, {kv} cache");
+    let expected = golden.floats(&format!("{name}.last_logits"));
+    assert_close(&what, session.logits().unwrap(), &expected, tolerance);
+    session.truncate(0);
+    let expected = golden.ids(&format!("{name}.greedy64"));
+    let found = greedy(&mut session, &ids, expected.len());
+    assert_greedy(&what, &found, &expected, &golden.floats(&format!("{name}.greedy64_margin")), margin);
+}
+
+fn stories(path: &str) {
+    let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
+    let golden = Golden::open(&shared.join("models/golden/stories260K_f32.safetensors"));
+    let model = load(&gpu, &shared.join(path));
+    for name in ["short", "bos", "dialog", "unicode", "newline", "long"] {
+        prompt(&model, &golden, name, KvFormat::F32, 1e-3, 0.0);
+        prompt(&model, &golden, name, KvFormat::F16, 3e-2, 0.1);
+    }
+}
+
+#[test]
+fn stories260k_folder_equals_the_golden() {
+    stories("models/stories260K");
+}
+
+#[test]
+fn stories260k_gguf_equals_the_golden() {
+    stories("models/stories260K-f32.gguf");
+}
+
+#[test]
+fn stories260k_writes_the_golden_text() {
+    let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
+    let text = std::fs::read_to_string(shared.join("models/golden/stories260K_f32.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let ids = Golden::open(&shared.join("models/golden/stories260K_f32.safetensors"));
+    for path in ["models/stories260K", "models/stories260K-f32.gguf"] {
+        let model = load(&gpu, &shared.join(path));
+        let tokenizer = model.tokenizer().unwrap();
+        for (name, prompt) in golden["prompts"].as_object().unwrap() {
+            let ids = ids.ids(&format!("{name}.ids"));
+            if let Some(text) = prompt["text"].as_str() {
+                let encoded = tokenizer.encode_prompt(text, wgllama::Specials::Text).unwrap();
+                assert_eq!(encoded, ids, "{path}: ids of {name}");
+            }
+            let mut session = session(&model, KvFormat::F32, 512, 512);
+            let found = greedy(&mut session, &ids, 64);
+            let text = tokenizer.decode(&found, false).unwrap();
+            assert_eq!(text.trim_start(), prompt["greedy_text"].as_str().unwrap().trim_start(), "{path}: {name}");
+        }
+    }
+}
+
+#[test]
+fn stories260k_gives_the_golden_at_every_position() {
+    let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
+    let golden = Golden::open(&shared.join("models/golden/stories260K_f32.safetensors"));
+    let model = load(&gpu, &shared.join("models/stories260K"));
+    for name in ["short", "dialog", "unicode", "long"] {
+        let ids = golden.ids(&format!("{name}.ids"));
+        let logits = session(&model, KvFormat::F32, 512, 100).prefill_all(&ids).unwrap();
+        let vocab = model.config().vocab_size;
+        let top: Vec<f32> = golden
+            .ids(&format!("{name}.top10_ids"))
+            .iter()
+            .enumerate()
+            .map(|(i, id)| logits[i / 10 * vocab + *id as usize])
+            .collect();
+        assert_close(name, &top, &golden.floats(&format!("{name}.top10_logits")), 1e-3);
+        let lse: Vec<f32> = logits
+            .chunks_exact(vocab)
+            .map(|row| row.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln() as f32)
+            .collect();
+        assert_close(name, &lse, &golden.floats(&format!("{name}.lse")), 1e-3);
+    }
+}
+
+#[test]
+fn smollm2_equals_the_golden_with_an_f32_cache() {
+    smollm2_equals_the_golden(KvFormat::F32, 1e-3, 0.02);
+}
+
+#[test]
+fn smollm2_equals_the_golden_with_an_f16_cache() {
+    smollm2_equals_the_golden(KvFormat::F16, 3e-2, 0.1);
+}
+
+fn smollm2_equals_the_golden(kv: KvFormat, tolerance: f32, margin: f32) {
+    let (Some(shared), Some(path), Some(gpu)) = (shared(), smollm2(), gpu()) else { return };
+    let golden = Golden::open(&shared.join("models/golden/smollm2_q4_1_f32dequant.safetensors"));
+    let model = load(&gpu, &path);
+    for name in ["short", "one", "chat", "unicode", "code", "long"] {
+        prompt(&model, &golden, name, kv, tolerance, margin);
+    }
+}
+
+#[test]
+fn smollm2_gives_the_golden_inside_the_layers() {
+    let (Some(shared), Some(path), Some(gpu)) = (shared(), smollm2(), gpu()) else { return };
+    let golden = Golden::open(&shared.join("models/golden/smollm2_q4_1_f32dequant.safetensors"));
+    let model = load(&gpu, &path);
+    let ids = golden.ids("short.ids");
+    let layers = model.config().num_hidden_layers;
+    let mut names = vec!["embed".to_string()];
+    names.extend((0..layers).map(|l| format!("layers.{l}.out")));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut session = session(&model, KvFormat::F32, 512, 512);
+    let found = session.capture(&ids, &names).unwrap();
+    let hidden = golden.floats("short.hidden");
+    let per_layer = ids.len() * model.config().hidden_size;
+    for (layer, (found, expected)) in found.iter().zip(hidden.chunks_exact(per_layer)).enumerate() {
+        // The residual stream of this model reaches several thousands.
+        let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+        assert_close(names[layer], found, expected, 1e-5 * scale);
+    }
+    session.truncate(0);
+    let inner = ["attn_norm", "attn", "o", "mlp_norm", "down"].map(|n| format!("layers.0.{n}"));
+    let inner: Vec<&str> = inner.iter().map(String::as_str).collect();
+    let found = session.capture(&ids, &inner).unwrap();
+    let expected = ["attn_norm", "attn_ctx", "attn_out", "ffn_norm", "mlp_out"];
+    for (found, name) in found.iter().zip(expected) {
+        let expected = golden.floats(&format!("short.l0_{name}"));
+        let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+        assert_close(name, found, &expected, 1e-5 * scale);
+    }
+}
+
+#[test]
+fn tiny_llamas_equal_the_golden() {
+    let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
+    for name in ["llama-mha", "llama-gqa", "llama-mqa"] {
+        family(&shared.join("models/families").join(name), &gpu);
+    }
+}
+
+fn family(path: &Path, gpu: &wgllama::Context) {
+    let golden = Golden::open(&path.join("golden.safetensors"));
+    let model = load(gpu, path);
+    let ids = golden.ids("input_ids");
+    let mut session = session(&model, KvFormat::F32, 256, 64);
+    let logits = session.prefill_all(&ids).unwrap();
+    assert_close(&path.display().to_string(), &logits, &golden.floats("logits"), 1e-3);
+    session.truncate(0);
+    let greedy = greedy(&mut session, &ids, 16);
+    assert_eq!(greedy, golden.ids("greedy"), "{}", path.display());
+}
+
+#[test]
+fn formats_of_a_tiny_llama_equal_the_golden() {
+    let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
+    let golden = Golden::open(&shared.join("models/quants/golden.safetensors"));
+    let ids = golden.ids("input_ids");
+    for format in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"] {
+        let path = shared.join(format!("models/quants/tiny-{format}.gguf"));
+        let model = match Model::load(&gpu, &path, &Default::default()) {
+            Ok(model) => model,
+            Err(error) => panic!("{}: {error}", path.display()),
+        };
+        let logits = session(&model, KvFormat::F32, 128, 64).prefill_all(&ids).unwrap();
+        assert_close(format, &logits, &golden.floats(&format!("logits.{format}")), 1e-3);
+    }
+}
+
+#[test]
+fn chunks_of_the_prompt_do_not_change_the_text() {
+    let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
+    let golden = Golden::open(&shared.join("models/golden/stories260K_f32.safetensors"));
+    let model = load(&gpu, &shared.join("models/stories260K"));
+    for name in ["dialog", "long"] {
+        let ids = golden.ids(&format!("{name}.ids"));
+        for kv in KvFormat::ALL {
+            let texts = [1, 7, 32, 512].map(|chunk| greedy(&mut session(&model, kv, 512, chunk), &ids, 64));
+            assert!(texts.windows(2).all(|w| w[0] == w[1]), "{name}, {kv}: {texts:?}");
+        }
+    }
+}
+
+#[test]
+fn chunks_of_the_prompt_do_not_change_smollm2s_text() {
+    let (Some(shared), Some(path), Some(gpu)) = (shared(), smollm2(), gpu()) else { return };
+    let golden = Golden::open(&shared.join("models/golden/smollm2_q4_1_f32dequant.safetensors"));
+    let model = load(&gpu, &path);
+    let ids = golden.ids("chat.ids");
+    let texts = [1, 7, 32, 512].map(|chunk| greedy(&mut session(&model, KvFormat::F16, 512, chunk), &ids, 12));
+    assert!(texts.windows(2).all(|w| w[0] == w[1]), "{texts:?}");
+}
