@@ -1,13 +1,13 @@
 // q'[t, h, :] = R(pos_t) q[t, h, :]; page[pos_t] <- R(pos_t) k[t, :, :], v[t, :, :]
 //
-// Grid   flat over n_tokens x (heads + 2 kv_heads) head_dim / 2: one invocation per pair.
+// Grid   flat over n_tokens x (heads + 2 kv_heads) x stored_pairs: one invocation per pair.
 // Links  step, lane_thread, kv_*
 //
 // Rotates neighbouring pairs (2 i, 2 i + 1) by the angle pos * freq_i (Su et al., RoFormer);
 // models with halves rotated have their rows reordered at load. Sine and cosine are not
 // computed here, where drivers differ, but come from two tables made on the host in f64:
 // position pos = 256 a + b turns by the product of the rotations for 256 a and for b.
-// Pairs beyond `rotated` pass unchanged.
+// Pairs beyond `rotated` pass unchanged; those that only fill up a stored head are zero.
 struct Params {
     heads: u32,
     kv_heads: u32,
@@ -30,29 +30,31 @@ fn turn(a: vec2<f32>, by: vec2<f32>) -> vec2<f32> {
 }
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
-    let q_pairs = p.heads * p.pairs;
-    let kv_pairs = p.kv_heads * p.pairs;
-    let t = team.index / (q_pairs + 2u * kv_pairs);
-    let i = team.index % (q_pairs + 2u * kv_pairs);
+    let all_heads = p.heads + 2u * p.kv_heads;
+    let t = team.index / (all_heads * p.stored_pairs);
+    let head = team.index / p.stored_pairs % all_heads;  // queries, then keys, then values
+    let pair = team.index % p.stored_pairs;
     if (t >= n_tokens()) {
         return;
     }
     let position = token_position(t);
-    let pair = i % p.pairs;
-    var value = qkv[t * p.pitch + i];
-    if (i < q_pairs + kv_pairs && pair < p.rotated) {
+    var value = vec2<f32>(0.0);
+    if (pair < p.pairs) {
+        value = qkv[t * p.pitch + head * p.pairs + pair];
+    }
+    if (head < p.heads + p.kv_heads && pair < p.rotated) {
         let fine = rope[(position % 256u) * p.rotated + pair];
         let coarse = rope[(256u + position / 256u) * p.rotated + pair];
         value = turn(value, turn(fine, coarse));
     }
-    if (i < q_pairs) {
-        q[t * p.q_pitch + i / p.pairs * p.stored_pairs + pair] = value;
+    if (head < p.heads) {
+        q[t * p.q_pitch + head * p.stored_pairs + pair] = value;
         return;
     }
-    let head = (i - q_pairs) / p.pairs % p.kv_heads;
+    let kv_head = (head - p.heads) % p.kv_heads;
     let page = page_of(token_sequence(t), position / PAGE);
-    let at = ((page * p.kv_heads + head) * PAGE + position % PAGE) * p.stored_pairs + pair;
-    if (i < q_pairs + kv_pairs) {
+    let at = ((page * p.kv_heads + kv_head) * PAGE + position % PAGE) * p.stored_pairs + pair;
+    if (head < p.heads + p.kv_heads) {
         k[at] = kv_pack(value);
     } else {
         v[at] = kv_pack(value);

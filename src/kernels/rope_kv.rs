@@ -49,6 +49,7 @@ pub fn select(problem: &RopeKv, caps: &Caps) -> Dispatch {
     let wg = tuning::flat(caps);
     let width = (problem.heads + 2 * problem.kv_heads) * problem.head_dim;
     let stored = stored_head_dim(problem.head_dim);
+    let items = (problem.heads + 2 * problem.kv_heads) * stored / 2;
     let params = RopeKvParams {
         heads: problem.heads as u32,
         kv_heads: problem.kv_heads as u32,
@@ -61,7 +62,7 @@ pub fn select(problem: &RopeKv, caps: &Caps) -> Dispatch {
     Dispatch {
         variant: variant(problem.kv, wg),
         params: params.words(),
-        grid: Grid::Flat { per_row: width as u32 / 2, per_group: wg },
+        grid: Grid::Flat { per_row: items as u32, per_group: wg },
         rows: Rows::Tokens,
     }
 }

@@ -1,0 +1,186 @@
+//! The project's own tiny model, made from a seed: what it writes is pinned, on the CPU
+//! reference and on the GPU, so that the suite means something without any other model.
+
+mod support;
+
+use support::tiny::Tiny;
+use support::{assert_close, gpu, greedy, load, session};
+use wgllama::graph::reference::Reference;
+use wgllama::graph::Batch;
+use wgllama::{KvFormat, ModelFiles};
+
+const PROMPT: &str = "A tiny model, 1 2 3 \u{e9}";
+
+/// What the default tiny model goes on with after `PROMPT`, as ids.
+const GREEDY: [u32; 24] = [
+    84, 188, 157, 188, 89, 190, 173, 183, 137, 184, 201, 200, 137, 190, 173, 137, 190, 53, 133, 127, 225, 190, 173, 183,
+];
+
+/// Logits of ids 0 to 7 after `PROMPT`.
+const LOGITS: [f32; 8] =
+    [0.42764884, 0.8023567, -0.9952408, -1.3241506, -0.4200409, 0.10264012, 0.49497962, 1.2375402];
+
+fn model() -> (tempfile::TempDir, ModelFiles) {
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(folder.path()).unwrap();
+    let files = ModelFiles::open(folder.path()).unwrap();
+    (folder, files)
+}
+
+fn prompt_ids(files: &ModelFiles) -> Vec<u32> {
+    files.tokenizer().unwrap().encode_prompt(PROMPT, wgllama::Specials::Text).unwrap()
+}
+
+/// Greedy ids of the reference, and the logits after the prompt.
+fn reference(files: &ModelFiles, ids: &[u32], n: usize) -> (Vec<u32>, Vec<f32>) {
+    let mut reference = Reference::new(files.graph(), files, KvFormat::F32).unwrap();
+    let mut logits = reference.logits(&Batch::sequence(ids, 0, 0)).unwrap();
+    let first = logits.clone();
+    let mut found = Vec::new();
+    for i in 0..n {
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+        found.push(best);
+        logits = reference.logits(&Batch::sequence(&[best], ids.len() + i, 0)).unwrap();
+    }
+    (found, first)
+}
+
+#[test]
+fn the_reference_writes_the_pinned_text() {
+    let (_folder, files) = model();
+    let ids = prompt_ids(&files);
+    assert_eq!(ids.len(), PROMPT.len() + 1, "one token a byte, and the first");
+    let (found, logits) = reference(&files, &ids, GREEDY.len());
+    assert_eq!(found, GREEDY);
+    assert_close("logits", &logits[..8], &LOGITS, 1e-5);
+}
+
+#[test]
+fn the_gpu_writes_the_pinned_text() {
+    let Some(gpu) = gpu() else { return };
+    let (folder, files) = model();
+    let ids = prompt_ids(&files);
+    let model = load(&gpu, folder.path());
+    let mut session = session(&model, KvFormat::F32, 128, 128);
+    session.prefill(&ids).unwrap();
+    assert_close("logits", &session.logits().unwrap()[..8], &LOGITS, 1e-4);
+    session.truncate(0);
+    assert_eq!(greedy(&mut session, &ids, GREEDY.len()), GREEDY);
+}
+
+#[test]
+fn writing_the_model_twice_gives_the_same_bytes() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    Tiny::default().write(a.path()).unwrap();
+    Tiny::default().write(b.path()).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        assert_eq!(std::fs::read(a.path().join(name)).unwrap(), std::fs::read(b.path().join(name)).unwrap());
+    }
+}
+
+/// Shapes that models have and powers of two are not: any ratio of heads, any head_dim.
+#[test]
+fn odd_shapes_equal_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let shapes = [
+        Tiny { heads: 5, kv_heads: 1, head_dim: 8, hidden: 40, intermediate: 44, tied: true, ..Tiny::default() },
+        Tiny { heads: 3, kv_heads: 3, head_dim: 20, biases: false, layers: 1, ..Tiny::default() },
+        Tiny { heads: 8, kv_heads: 1, head_dim: 80, hidden: 33, intermediate: 37, layers: 1, ..Tiny::default() },
+        Tiny { heads: 24, kv_heads: 2, head_dim: 6, hidden: 96, layers: 1, ..Tiny::default() },
+        Tiny { heads: 2, kv_heads: 2, head_dim: 256, hidden: 64, layers: 1, ..Tiny::default() },
+    ];
+    let ids: Vec<u32> = (0..70).map(|i| (i * 37 % 256) as u32).collect();
+    for (i, shape) in shapes.iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        shape.write(folder.path()).unwrap();
+        let files = ModelFiles::open(folder.path()).unwrap();
+        for kv in KvFormat::ALL {
+            let mut reference = Reference::new(files.graph(), &files, kv).unwrap();
+            let expected = reference.logits(&Batch::sequence(&ids, 0, 0).with_all_outputs()).unwrap();
+            let model = load(&gpu, folder.path());
+            let found = session(&model, kv, 128, 33).prefill_all(&ids).unwrap();
+            // Both round to f16, now and then to different neighbours.
+            let tolerance = if kv == KvFormat::F32 { 1e-4 } else { 2e-3 };
+            assert_close(&format!("shape {i}, {kv}"), &found, &expected, tolerance);
+        }
+    }
+}
+
+#[test]
+fn scratch_memory_does_not_reach_the_result() {
+    let Some(gpu) = gpu() else { return };
+    let (folder, files) = model();
+    let ids = prompt_ids(&files);
+    let model = load(&gpu, folder.path());
+    let mut session = session(&model, KvFormat::F32, 128, 16);
+    let first = greedy(&mut session, &ids, 20);
+    session.poison(f32::NAN.to_bits());
+    session.truncate(0);
+    assert_eq!(greedy(&mut session, &ids, 20), first);
+}
+
+#[test]
+fn a_truncated_session_goes_on_as_a_fresh_one() {
+    let Some(gpu) = gpu() else { return };
+    let (folder, files) = model();
+    let ids: Vec<u32> = prompt_ids(&files).into_iter().cycle().take(150).collect();
+    let model = load(&gpu, folder.path());
+    let fresh = greedy(&mut session(&model, KvFormat::F32, 256, 64), &ids[..70], 8);
+    let mut used = session(&model, KvFormat::F32, 256, 64);
+    used.prefill(&ids).unwrap();
+    used.truncate(66);
+    assert_eq!(greedy(&mut used, &ids[66..70], 8), fresh);
+}
+
+#[test]
+fn checked_and_unchecked_shaders_agree() {
+    let Some(gpu) = gpu() else { return };
+    let device = Some(gpu.adapter().name.clone());
+    let options = wgllama::ContextOptions { device, checked: true, ..Default::default() };
+    let checked = wgllama::Context::new(&options).unwrap();
+    let (folder, files) = model();
+    let ids = prompt_ids(&files);
+    let logits = [&gpu, &checked].map(|context| {
+        session(&load(context, folder.path()), KvFormat::F32, 128, 16).prefill_all(&ids).unwrap()
+    });
+    assert_eq!(logits[0], logits[1]);
+}
+
+#[test]
+fn the_least_device_gives_the_same_text() {
+    let Some(gpu) = gpu() else { return };
+    let device = Some(gpu.adapter().name.clone());
+    let options = wgllama::ContextOptions { device, baseline: true, ..Default::default() };
+    let least = wgllama::Context::new(&options).unwrap();
+    assert_eq!(least.caps().max_storage_binding, 128 << 20);
+    assert_eq!(least.caps().subgroup, None);
+    let (folder, files) = model();
+    let ids = prompt_ids(&files);
+    let mut session = session(&load(&least, folder.path()), KvFormat::F32, 128, 128);
+    assert_eq!(greedy(&mut session, &ids, GREEDY.len()), GREEDY);
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_another_can_be_opened() {
+    let Some(gpu) = gpu() else { return };
+    let device = Some(gpu.adapter().name.clone());
+    let options = wgllama::ContextOptions { device, ..Default::default() };
+    let doomed = wgllama::Context::new(&options).unwrap();
+    let (folder, files) = model();
+    let ids = prompt_ids(&files);
+    let mut session = session(&load(&doomed, folder.path()), KvFormat::F32, 128, 128);
+    session.prefill(&ids).unwrap();
+    doomed.destroy();
+    let error = session.prefill(&ids).unwrap_err();
+    assert!(matches!(error, wgllama::Error::DeviceLost { .. }), "{error}");
+    let again = wgllama::Context::new(&options).unwrap();
+    load(&again, folder.path());
+}
+
+#[test]
+#[ignore = "prints the values to pin above"]
+fn print_pins() {
+    let (_folder, files) = model();
+    let (found, logits) = reference(&files, &prompt_ids(&files), GREEDY.len());
+    println!("const GREEDY: [u32; 24] = {found:?};\nconst LOGITS: [f32; 8] = {:?};", &logits[..8]);
+}
