@@ -9,7 +9,7 @@ use crate::gpu::context::Context;
 use crate::gpu::pipelines::Pipeline;
 use crate::graph::Batch;
 use crate::kernels::{Grid, Rows};
-use crate::plan::{Kept, Plan, Resource};
+use crate::plan::{Kept, Plan, Resource, SlotId};
 
 /// A buffer that holds a shard's two planes: offsets and lengths in bytes.
 #[derive(Debug, Clone)]
@@ -129,6 +129,17 @@ impl Executable {
             let words = vec![word; slot.size() as usize / 4];
             self.context.write(slot, 0, bytemuck::cast_slice(&words));
         }
+    }
+
+    /// Writes the start of an activation buffer, for running a plan on given inputs.
+    pub fn write_slot(&self, slot: SlotId, values: &[f32]) {
+        self.context.write(&self.slots[slot.0], 0, bytemuck::cast_slice(values));
+    }
+
+    /// Reads the first `len` values of an activation buffer.
+    pub async fn read_slot(&self, slot: SlotId, len: usize) -> Result<Vec<f32>> {
+        let words = self.context.read(&self.slots[slot.0], len).await?;
+        Ok(words.into_iter().map(f32::from_bits).collect())
     }
 
     /// Runs one step: the logits of the batch's outputs are then ready to be read.

@@ -1,0 +1,309 @@
+//! Every kernel, in every variant that an adapter may be given, against the CPU reference, at
+//! sizes that are multiples of nothing. Plans are made for the capabilities of many adapters
+//! and run on the one at hand: a kernel must be right whatever was assumed of the card.
+
+mod support;
+#[path = "support/rig.rs"]
+mod rig;
+
+use rig::{matrix, vector, Random, Rig};
+use support::{assert_close, gpu};
+use wgllama::graph::reference::Reference;
+use wgllama::graph::{Batch, Graph, Heads, Rope, Token};
+use wgllama::kernels::gemv::{self, Gemv};
+use wgllama::kernels::tuning::GemvShape;
+use wgllama::kernels::{Dispatch, Part};
+use wgllama::plan::{lower, PlanOptions};
+use wgllama::shape::Rows;
+use wgllama::{Caps, Context, KvFormat, WeightFormat};
+
+/// Presets that the device at hand can run: all, unless it has no subgroups.
+fn runnable(gpu: &Context) -> Vec<(&'static str, Caps)> {
+    let mut all = Caps::presets().to_vec();
+    all.retain(|(_, c)| c.subgroup.is_none() || gpu.caps().subgroup.is_some());
+    for (_, caps) in &mut all {
+        caps.max_storage_binding = caps.max_storage_binding.min(gpu.caps().max_storage_binding);
+        caps.max_buffer = caps.max_buffer.min(gpu.caps().max_buffer);
+    }
+    all
+}
+
+/// Ids of a vocabulary of `vocab`, one sequence.
+fn batch(n: usize, vocab: usize, seed: u64) -> Batch {
+    let mut random = Random::new(seed);
+    let ids: Vec<u32> = (0..n).map(|_| random.below(vocab) as u32).collect();
+    Batch::sequence(&ids, 0, 0).with_all_outputs()
+}
+
+/// embed -> norm -> linear(+bias): the vocabulary is small, K is real.
+fn linear_graph(k: usize, rows: usize, bias: bool) -> Graph {
+    let mut g = Graph::new(Rope::plain(1e4, 2));
+    let table = g.weight(matrix("table", 11, k)).unwrap();
+    let w = g.weight(matrix("w", rows, k)).unwrap();
+    let bias = bias.then(|| g.vector(vector("bias", rows)));
+    let x = g.embed("x", table);
+    g.linear("y", x, w, bias).unwrap();
+    g
+}
+
+/// Error that sums of `k` products of order 1 / sqrt(k) may have: a few roundings of f32, and
+/// outliers twenty times as large.
+const SUM_TOLERANCE: f32 = 2e-4;
+
+/// Swaps the gemv launches of a plan for those of another division of work.
+fn with_shape(rig: &Rig, caps: &Caps, tokens: usize, shape: GemvShape, bias: bool) -> wgllama::plan::Plan {
+    let graph = &rig.graph;
+    let options = PlanOptions::new(tokens, 1, KvFormat::F32);
+    let mut plan = lower(graph, &rig.layouts(caps), caps, &options).unwrap();
+    let spec = &graph.weights[1];
+    let layouts = rig.layouts(caps);
+    let gemvs = plan.launches.iter_mut().filter(|l| l.dispatch.variant.kernel() == "gemv");
+    for (launch, shard) in gemvs.zip(&layouts[1].shards) {
+        let problem = Gemv {
+            format: shard.planes.format,
+            inputs: spec.cols,
+            outputs: spec.rows,
+            rows: shard.computed,
+            first: shard.first,
+            stride: shard.stride,
+            add: false,
+            bias,
+            batch: Rows::Tokens,
+            max_batch: tokens,
+        };
+        let dispatch: Dispatch = gemv::dispatch(&problem, shape, caps);
+        if let Some(vectors) = dispatch.variant.number("X4") {
+            for slot in &mut plan.slots {
+                *slot = (*slot).max(vectors as usize * 4);
+            }
+        }
+        launch.dispatch = dispatch;
+    }
+    plan
+}
+
+fn gemv_equals_the_reference(lane: Part, wg: u32) {
+    let Some(gpu) = gpu() else { return };
+    if lane == Part::LaneSubgroup && gpu.caps().subgroup.is_none() {
+        eprintln!("skipped: the adapter has no subgroups");
+        return;
+    }
+    let caps = gpu.caps();
+    for format in WeightFormat::ALL {
+        for (i, k) in [70, 576, 1536, 4096, 11008].into_iter().enumerate() {
+            if k % format.block_len() != 0 {
+                continue;
+            }
+            let (rows, bias) = ([33, 1, 7, 5, 3][i], i % 2 == 0);
+            let rig = Rig::new(linear_graph(k, rows, bias), format, k as u64);
+            // Fewer columns than a layer has, as many, and one more.
+            for (tokens, cols, uniform) in [(1, 1, false), (1, 1, true), (3, 4, false), (9, 8, false)] {
+                if uniform && k > 4096 {
+                    continue;
+                }
+                let shape = GemvShape { lane, rows: 4, cols, wg, uniform };
+                let plan = with_shape(&rig, caps, tokens, shape, bias);
+                let mut batch = batch(tokens, 11, i as u64 + 1);
+                batch.outputs = vec![tokens as u32 - 1];
+                let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+                let expected = reference.logits(&batch).unwrap();
+                let mut everything = batch.clone();
+                everything.outputs = (0..tokens as u32).collect();
+                let found = run_rows(&rig, &gpu, &plan, &everything);
+                let what = format!("{format}, k {k}, {tokens} tokens, {:?}", shape);
+                assert_close(&what, &found, &expected, SUM_TOLERANCE);
+            }
+        }
+    }
+}
+
+/// All rows of a plan whose last node has one row a token.
+fn run_rows(rig: &Rig, gpu: &Context, plan: &wgllama::plan::Plan, batch: &Batch) -> Vec<f32> {
+    let mut plan = plan.clone();
+    plan.options.max_outputs = plan.options.max_tokens;
+    rig.run(gpu, gpu.caps(), &plan, std::slice::from_ref(batch), 64)
+}
+
+#[test]
+fn gemv_of_threads_equals_the_reference() {
+    gemv_equals_the_reference(Part::LaneThread, 8);
+}
+
+#[test]
+fn gemv_of_subgroups_equals_the_reference() {
+    gemv_equals_the_reference(Part::LaneSubgroup, 128);
+}
+
+#[test]
+fn gemv_of_workgroups_equals_the_reference() {
+    gemv_equals_the_reference(Part::LaneWorkgroup, 64);
+}
+
+/// embed -> norm -> q, k, v -> rope -> attention -> linear + residual -> norm of the outputs.
+fn attention_graph(heads: Heads, rotated: usize) -> Graph {
+    let hidden = 44;
+    let width = heads.heads * heads.head_dim;
+    let mut g = Graph::new(Rope::plain(1e4, rotated));
+    let table = g.weight(matrix("table", 50, hidden)).unwrap();
+    let qkv = g.weight(matrix("qkv", width + 2 * heads.kv_heads * heads.head_dim, hidden)).unwrap();
+    let o = g.weight(matrix("o", hidden, width)).unwrap();
+    let gate_up = g.weight(matrix("gate_up", 2 * 70, hidden)).unwrap();
+    let down = g.weight(matrix("down", hidden, 70)).unwrap();
+    let norms = ["a", "b", "c"].map(|n| g.vector(vector(n, hidden)));
+    let x = g.embed("x", table);
+    let h = g.rms_norm("h", x, norms[0], 1e-5, Rows::Tokens).unwrap();
+    let h = g.linear("qkv", h, qkv, None).unwrap();
+    let q = g.rope_kv("q", h, heads).unwrap();
+    let h = g.attention("attn", q, 1.0 / (heads.head_dim as f32).sqrt()).unwrap();
+    let h = g.linear("o", h, o, None).unwrap();
+    let x = g.add("x2", x, h).unwrap();
+    let h = g.rms_norm("h2", x, norms[1], 1e-5, Rows::Tokens).unwrap();
+    let h = g.linear("gate_up", h, gate_up, None).unwrap();
+    let h = g.swiglu("act", h).unwrap();
+    let h = g.linear("down", h, down, None).unwrap();
+    let x = g.add("x3", x, h).unwrap();
+    let x = g.rms_norm("norm", x, norms[2], 1e-5, Rows::Outputs).unwrap();
+    g.linear("logits", x, table, None).unwrap();
+    g
+}
+
+const HEADS: [(usize, usize, usize, usize); 7] = [
+    // heads, kv_heads, head_dim, rotated
+    (2, 2, 64, 64),
+    (3, 1, 64, 64),
+    (9, 3, 64, 64),
+    (4, 1, 128, 128),
+    (8, 1, 80, 80),
+    (16, 1, 8, 4),
+    (2, 1, 256, 256),
+];
+
+/// Prompts that end at, before and after the edges of pages, then single tokens across one.
+fn positions() -> Vec<Batch> {
+    let ids: Vec<u32> = (0..140).map(|i| (i * 31 % 50) as u32).collect();
+    let mut batches = Vec::new();
+    let mut at = 0;
+    for n in [1, 1, 61, 1, 1, 1, 62, 1, 1] {
+        batches.push(Batch::sequence(&ids[at..at + n], at, 0).with_all_outputs());
+        at += n;
+    }
+    batches
+}
+
+#[test]
+fn attention_equals_the_reference_at_page_edges() {
+    let Some(gpu) = gpu() else { return };
+    for (heads, kv_heads, head_dim, rotated) in HEADS {
+        let rig = Rig::new(attention_graph(Heads { heads, kv_heads, head_dim }, rotated), WeightFormat::F32, 7);
+        for kv in KvFormat::ALL {
+            let batches = positions();
+            let mut reference = Reference::new(&rig.graph, &rig, kv).unwrap();
+            let expected: Vec<Vec<f32>> = batches.iter().map(|b| reference.logits(b).unwrap()).collect();
+            for caps in [Caps { subgroup: None, ..gpu.caps().clone() }, gpu.caps().clone()] {
+                let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &PlanOptions::new(62, 62, kv)).unwrap();
+                for end in 1..=batches.len() {
+                    if end != batches.len() && end % 3 != 0 {
+                        continue;
+                    }
+                    let found = rig.run(&gpu, &caps, &plan, &batches[..end], 160);
+                    let tolerance = if kv == KvFormat::F32 { 1e-4 } else { 4e-3 };
+                    let what = format!("{heads} heads, {kv_heads} kv, dim {head_dim}, {kv}, step {end}");
+                    assert_close(&what, &found, &expected[end - 1], tolerance);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn plans_for_every_adapter_equal_the_reference_on_this_one() {
+    let Some(gpu) = gpu() else { return };
+    let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
+    for format in [WeightFormat::F32, WeightFormat::F16] {
+        let rig = Rig::new(attention_graph(heads, 12), format, 3);
+        let batches = [batch(30, 50, 1)];
+        let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+        let expected = reference.logits(&batches[0]).unwrap();
+        for (name, caps) in runnable(&gpu) {
+            for fuse in [true, false] {
+                let mut options = PlanOptions::new(30, 30, KvFormat::F32);
+                options.fuse = fuse;
+                let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
+                let found = rig.run(&gpu, &caps, &plan, &batches, 64);
+                assert_close(&format!("{name}, {format}, fuse {fuse}"), &found, &expected, 2e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_ragged_batch_equals_its_sequences_run_alone() {
+    let Some(gpu) = gpu() else { return };
+    let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
+    let rig = Rig::new(attention_graph(heads, 12), WeightFormat::F32, 5);
+    let token = |id, position, sequence| Token { id, position, sequence };
+    // First a prompt for each of three sequences, then one step that extends all of them.
+    let mut prompts = Batch::default();
+    for (sequence, n) in [(0, 5), (1, 70), (2, 1)] {
+        prompts.tokens.extend((0..n).map(|i| token((i * 7 + sequence) % 50, i, sequence)));
+    }
+    let next = [token(1, 5, 0), token(2, 70, 1), token(3, 71, 1), token(4, 1, 2)];
+    let step = Batch { tokens: next.to_vec(), outputs: vec![3, 0, 2] };
+    let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+    reference.run(&prompts).unwrap();
+    let expected = reference.logits(&step).unwrap();
+    let caps = gpu.caps();
+    let plan = lower(&rig.graph, &rig.layouts(caps), caps, &PlanOptions::new(80, 8, KvFormat::F32)).unwrap();
+    let found = rig.run(&gpu, caps, &plan, &[prompts, step], 128);
+    assert_close("ragged", &found, &expected, 1e-4);
+}
+
+#[test]
+fn a_matrix_in_shards_equals_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    // Bindings of 4 KiB: the table and every matrix come in several pieces.
+    let caps = Caps { max_storage_binding: 16 << 10, ..gpu.caps().clone() };
+    let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
+    for format in [WeightFormat::F32, WeightFormat::BF16] {
+        let rig = Rig::new(attention_graph(heads, 12), format, 9);
+        assert!(rig.layouts(&caps).iter().filter(|l| l.shards.len() > 1).count() >= 2);
+        let batches = [batch(9, 50, 4)];
+        let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+        let expected = reference.logits(&batches[0]).unwrap();
+        let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &PlanOptions::new(9, 9, KvFormat::F32)).unwrap();
+        let found = rig.run(&gpu, &caps, &plan, &batches, 64);
+        assert_close(format.name(), &found, &expected, 2e-4);
+    }
+}
+
+#[test]
+fn more_rows_than_one_dimension_holds() {
+    let Some(gpu) = gpu() else { return };
+    // 200,000 rows: a vocabulary larger than 65,535 workgroups of one row.
+    let rig = Rig::new(linear_graph(8, 200_000, false), WeightFormat::F16, 2);
+    let caps = Caps { max_groups: 255, ..gpu.caps().clone() };
+    let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &PlanOptions::new(1, 1, KvFormat::F32)).unwrap();
+    let batch = batch(1, 11, 1);
+    let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+    let expected = reference.logits(&batch).unwrap();
+    let found = run_rows(&rig, &gpu, &plan, &batch);
+    assert_close("200,000 rows", &found, &expected, SUM_TOLERANCE);
+}
+
+#[test]
+fn large_activations_do_not_overflow() {
+    let Some(gpu) = gpu() else { return };
+    // Weights of order 1e5 in the embedding; the residual stream carries them in f32.
+    let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
+    let rig = Rig::scaled(attention_graph(heads, 12), WeightFormat::F32, 5, 1e5);
+    let batches = [batch(9, 50, 4)];
+    for kv in KvFormat::ALL {
+        let mut reference = Reference::new(&rig.graph, &rig, kv).unwrap();
+        let expected = reference.logits(&batches[0]).unwrap();
+        let plan = lower(&rig.graph, &rig.layouts(gpu.caps()), gpu.caps(), &PlanOptions::new(9, 9, kv)).unwrap();
+        let found = rig.run(&gpu, gpu.caps(), &plan, &batches, 64);
+        let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+        assert!(found.iter().all(|v| v.is_finite()));
+        assert_close(&format!("large, {kv}"), &found, &expected, 1e-2 * scale);
+    }
+}

@@ -1,0 +1,186 @@
+//! Graphs with random weights, on the CPU reference and on the device.
+
+use wgllama::gpu::{Buffers, Context, Executable, Planes, StepTables};
+use wgllama::graph::reference::Source;
+use wgllama::graph::{Batch, Graph, Part, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
+use wgllama::kernels::pack::pack_row;
+use wgllama::kernels::PAGE;
+use wgllama::plan::{Plan, WeightLayout};
+use wgllama::shape::padded;
+use wgllama::{quant, Caps, KvFormat, Result, WeightFormat};
+
+/// Uniform values between -1 and 1, with a rare outlier as real activations have.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n
+    }
+
+    pub fn values(&mut self, n: usize) -> Vec<f32> {
+        let mut value = || self.next() as f32 / (1u64 << 30) as f32 - 1.0;
+        (0..n).map(|i| if i % 97 == 96 { 20.0 * value() } else { value() }).collect()
+    }
+}
+
+/// A graph's weights, encoded.
+pub struct Rig {
+    pub graph: Graph,
+    formats: Vec<WeightFormat>,
+    matrices: Vec<Vec<u8>>,
+    vectors: Vec<Vec<f32>>,
+}
+
+pub fn matrix(name: &str, rows: usize, cols: usize) -> WeightSpec {
+    let part = Part { tensor: name.to_string(), rows, order: RowOrder::Stored };
+    WeightSpec { name: name.to_string(), rows, cols, parts: vec![part], interleaved: false }
+}
+
+pub fn vector(name: &str, len: usize) -> VectorSpec {
+    let part = Part { tensor: name.to_string(), rows: len, order: RowOrder::Stored };
+    VectorSpec { name: name.to_string(), parts: vec![part], interleaved: false }
+}
+
+impl Rig {
+    /// Random weights for `graph`: matrices in `format` where their rows are whole blocks, else
+    /// in F32.
+    pub fn new(graph: Graph, format: WeightFormat, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let formats: Vec<_> = graph
+            .weights
+            .iter()
+            .map(|w| if w.cols.is_multiple_of(format.block_len()) { format } else { WeightFormat::F32 })
+            .collect();
+        let scaled = |random: &mut Random, n: usize, s: f32| -> Vec<f32> {
+            random.values(n).into_iter().map(|v| v * s).collect()
+        };
+        let matrices = graph
+            .weights
+            .iter()
+            .zip(&formats)
+            .map(|(w, f)| quant::encode(*f, &scaled(&mut random, w.rows * w.cols, 1.0 / (w.cols as f32).sqrt())))
+            .collect();
+        let vectors = graph.vectors.iter().map(|v| scaled(&mut random, v.len(), 1.0)).collect();
+        Self { graph, formats, matrices, vectors }
+    }
+
+    /// The same with the first matrix, the embedding, scaled.
+    pub fn scaled(graph: Graph, format: WeightFormat, seed: u64, scale: f32) -> Self {
+        let mut rig = Self::new(graph, format, seed);
+        let mut values = vec![0.0; rig.graph.weights[0].rows * rig.graph.weights[0].cols];
+        quant::decode(rig.formats[0], &rig.matrices[0], &mut values);
+        values.iter_mut().for_each(|v| *v *= scale);
+        rig.matrices[0] = quant::encode(rig.formats[0], &values);
+        rig
+    }
+
+    pub fn layouts(&self, caps: &Caps) -> Vec<WeightLayout> {
+        let layout = |(spec, format): (&WeightSpec, &WeightFormat)| {
+            WeightLayout::new(spec, &vec![*format; spec.parts.len()], caps).unwrap()
+        };
+        self.graph.weights.iter().zip(&self.formats).map(layout).collect()
+    }
+
+    /// Runs `plan` on the device for every batch in turn; the last batch's logits.
+    pub fn run(&self, gpu: &Context, caps: &Caps, plan: &Plan, batches: &[Batch], context: usize) -> Vec<f32> {
+        let matrices: Vec<Vec<Planes>> =
+            self.layouts(caps).iter().enumerate().map(|(i, l)| self.upload(gpu, i, l)).collect();
+        let vectors: Vec<_> = self
+            .vectors
+            .iter()
+            .map(|v| {
+                let mut v = v.clone();
+                v.resize(padded(v.len()), 0.0);
+                let buffer = gpu.buffer("vector", v.len() as u64 * 4, "").unwrap();
+                gpu.write(&buffer, 0, bytemuck::cast_slice(&v));
+                buffer
+            })
+            .collect();
+        let tables = self.graph.rope.tables(context);
+        let rope = gpu.buffer("rope", tables.len() as u64 * 8, "").unwrap();
+        gpu.write(&rope, 0, bytemuck::cast_slice(&tables));
+        let sequences = batches.iter().flat_map(|b| &b.tokens).map(|t| t.sequence as usize + 1).max().unwrap_or(1);
+        let pages = context.div_ceil(PAGE);
+        let cache = |kv: KvFormat| {
+            let layer = |h: &wgllama::graph::Heads| {
+                let row = h.kv_heads * wgllama::shape::stored_head_dim(h.head_dim) * kv.bytes();
+                gpu.buffer("cache", (sequences * pages * PAGE * row) as u64, "").unwrap()
+            };
+            self.graph.caches.iter().map(layer).collect::<Vec<_>>()
+        };
+        let (keys, values) = (cache(plan.options.kv), cache(plan.options.kv));
+        let buffers =
+            Buffers { weights: &matrices, vectors: &vectors, rope: &rope, keys: &keys, values: &values };
+        let mut run = Executable::bind(gpu, plan.clone(), buffers, sequences, pages).unwrap();
+        run.fill_activations(f32::NAN.to_bits());
+        // Pages of the sequences alternate, from the last one down.
+        let tables: Vec<Vec<u32>> = (0..sequences)
+            .map(|s| (0..pages).map(|p| (sequences * pages - 1 - (p * sequences + s)) as u32).collect())
+            .collect();
+        let mut logits = Vec::new();
+        for batch in batches {
+            run.run(batch, StepTables { tables: &tables, pages }).unwrap();
+            pollster::block_on(run.read_logits(batch.outputs.len(), &mut logits)).unwrap();
+        }
+        logits
+    }
+
+    fn upload(&self, gpu: &Context, index: usize, layout: &WeightLayout) -> Vec<Planes> {
+        let spec = &self.graph.weights[index];
+        let bytes = &self.matrices[index];
+        let row_bytes = bytes.len() / spec.rows;
+        let shard = |shard: &wgllama::plan::Shard| {
+            let planes = &shard.planes;
+            let (mut quants, mut scales) = (Vec::new(), Vec::new());
+            for r in 0..planes.rows {
+                let row = shard.source(spec, r).map_or(&[][..], |(part, row)| {
+                    let before: usize = spec.parts[..part].iter().map(|p| p.rows).sum();
+                    &bytes[(before + row) * row_bytes..][..row_bytes]
+                });
+                pack_row(planes, row, &mut quants, &mut scales);
+            }
+            let buffer = gpu.buffer("weights", planes.bytes() as u64, "").unwrap();
+            gpu.write(&buffer, 0, &quants);
+            if !scales.is_empty() {
+                gpu.write(&buffer, planes.scale_at as u64, &scales);
+            }
+            Planes {
+                buffer,
+                quant_bytes: planes.quant_bytes as u64,
+                scale_at: planes.scale_at as u64,
+                scale_bytes: planes.scale_bytes as u64,
+            }
+        };
+        layout.shards.iter().map(shard).collect()
+    }
+}
+
+impl Source for Rig {
+    fn weight(&self, graph: &Graph, id: WeightId) -> Result<Vec<f32>> {
+        let spec = &graph.weights[id.0];
+        let mut values = vec![0.0; spec.rows * spec.cols];
+        quant::decode(self.formats[id.0], &self.matrices[id.0], &mut values);
+        if !spec.interleaved {
+            return Ok(values);
+        }
+        let n = spec.parts.len();
+        let row = |r: usize| {
+            let at = (r % n * (spec.rows / n) + r / n) * spec.cols;
+            values[at..at + spec.cols].to_vec()
+        };
+        Ok((0..spec.rows).flat_map(row).collect())
+    }
+
+    fn vector(&self, _graph: &Graph, id: VectorId) -> Result<Vec<f32>> {
+        Ok(self.vectors[id.0].clone())
+    }
+}
