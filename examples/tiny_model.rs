@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 

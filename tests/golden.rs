@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use support::{assert_close, assert_greedy, gpu, greedy, load, session, shared, smollm2, Golden};
+use support::{Golden, assert_close, assert_greedy, gpu, greedy, load, session, shared, smollm2};
 use wgllama::{KvFormat, Model};
 
 /// One prompt of a golden file: last logits within `tolerance`, greedy ids equal while the
@@ -61,7 +61,11 @@ fn stories260k_writes_the_golden_text() {
             let mut session = session(&model, KvFormat::F32, 512, 512);
             let found = greedy(&mut session, &ids, 64);
             let text = tokenizer.decode(&found, false).unwrap();
-            assert_eq!(text.trim_start(), prompt["greedy_text"].as_str().unwrap().trim_start(), "{path}: {name}");
+            assert_eq!(
+                text.trim_start(),
+                prompt["greedy_text"].as_str().unwrap().trim_start(),
+                "{path}: {name}"
+            );
         }
     }
 }
@@ -196,6 +200,7 @@ fn chunks_of_the_prompt_do_not_change_smollm2s_text() {
     let golden = Golden::open(&shared.join("models/golden/smollm2_q4_1_f32dequant.safetensors"));
     let model = load(&gpu, &path);
     let ids = golden.ids("chat.ids");
-    let texts = [1, 7, 32, 512].map(|chunk| greedy(&mut session(&model, KvFormat::F16, 512, chunk), &ids, 12));
+    let texts =
+        [1, 7, 32, 512].map(|chunk| greedy(&mut session(&model, KvFormat::F16, 512, chunk), &ids, 12));
     assert!(texts.windows(2).all(|w| w[0] == w[1]), "{texts:?}");
 }

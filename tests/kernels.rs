@@ -2,18 +2,18 @@
 //! sizes that are multiples of nothing. Plans are made for the capabilities of many adapters
 //! and run on the one at hand: a kernel must be right whatever was assumed of the card.
 
-mod support;
 #[path = "support/rig.rs"]
 mod rig;
+mod support;
 
-use rig::{matrix, vector, Random, Rig};
+use rig::{Random, Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::graph::reference::Reference;
 use wgllama::graph::{Batch, Graph, Heads, Rope, Token};
 use wgllama::kernels::gemv::{self, Gemv};
 use wgllama::kernels::tuning::GemvShape;
 use wgllama::kernels::{Dispatch, Part};
-use wgllama::plan::{lower, PlanOptions};
+use wgllama::plan::{PlanOptions, lower};
 use wgllama::shape::Rows;
 use wgllama::{Caps, Context, KvFormat, WeightFormat};
 
@@ -57,7 +57,7 @@ fn with_shape(rig: &Rig, caps: &Caps, tokens: usize, shape: GemvShape, bias: boo
     let mut plan = lower(graph, &rig.layouts(caps), caps, &options).unwrap();
     let spec = &graph.weights[1];
     let layouts = rig.layouts(caps);
-    let gemvs = plan.launches.iter_mut().filter(|l| l.dispatch.variant.kernel() == "gemv");
+    let gemvs = plan.launches.iter_mut().filter(|l| l.dispatch.variant.kernel().name == "gemv");
     for (launch, shard) in gemvs.zip(&layouts[1].shards) {
         let problem = Gemv {
             format: shard.planes.format,
@@ -194,13 +194,15 @@ fn positions() -> Vec<Batch> {
 fn attention_equals_the_reference_at_page_edges() {
     let Some(gpu) = gpu() else { return };
     for (heads, kv_heads, head_dim, rotated) in HEADS {
-        let rig = Rig::new(attention_graph(Heads { heads, kv_heads, head_dim }, rotated), WeightFormat::F32, 7);
+        let rig =
+            Rig::new(attention_graph(Heads { heads, kv_heads, head_dim }, rotated), WeightFormat::F32, 7);
         for kv in KvFormat::ALL {
             let batches = positions();
             let mut reference = Reference::new(&rig.graph, &rig, kv).unwrap();
             let expected: Vec<Vec<f32>> = batches.iter().map(|b| reference.logits(b).unwrap()).collect();
             for caps in [Caps { subgroup: None, ..gpu.caps().clone() }, gpu.caps().clone()] {
-                let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &PlanOptions::new(62, 62, kv)).unwrap();
+                let plan =
+                    lower(&rig.graph, &rig.layouts(&caps), &caps, &PlanOptions::new(62, 62, kv)).unwrap();
                 for end in 1..=batches.len() {
                     if end != batches.len() && end % 3 != 0 {
                         continue;
@@ -270,7 +272,8 @@ fn a_matrix_in_shards_equals_the_reference() {
         let batches = [batch(9, 50, 4)];
         let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
         let expected = reference.logits(&batches[0]).unwrap();
-        let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &PlanOptions::new(9, 9, KvFormat::F32)).unwrap();
+        let plan =
+            lower(&rig.graph, &rig.layouts(&caps), &caps, &PlanOptions::new(9, 9, KvFormat::F32)).unwrap();
         let found = rig.run(&gpu, &caps, &plan, &batches, 64);
         assert_close(format.name(), &found, &expected, 2e-4);
     }
@@ -300,7 +303,8 @@ fn large_activations_do_not_overflow() {
     for kv in KvFormat::ALL {
         let mut reference = Reference::new(&rig.graph, &rig, kv).unwrap();
         let expected = reference.logits(&batches[0]).unwrap();
-        let plan = lower(&rig.graph, &rig.layouts(gpu.caps()), gpu.caps(), &PlanOptions::new(9, 9, kv)).unwrap();
+        let plan =
+            lower(&rig.graph, &rig.layouts(gpu.caps()), gpu.caps(), &PlanOptions::new(9, 9, kv)).unwrap();
         let found = rig.run(&gpu, gpu.caps(), &plan, &batches, 64);
         let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
         assert!(found.iter().all(|v| v.is_finite()));

@@ -39,7 +39,8 @@ fn uses(text: &str) -> Vec<(usize, String)> {
     for (i, line) in text.lines().enumerate() {
         let code = line.split("//").next().unwrap_or_default();
         for piece in code.split("crate::").skip(1) {
-            let listed = piece.strip_prefix('{').map_or(piece, |rest| rest.split('}').next().unwrap_or_default());
+            let listed =
+                piece.strip_prefix('{').map_or(piece, |rest| rest.split('}').next().unwrap_or_default());
             let count = if piece.starts_with('{') { usize::MAX } else { 1 };
             for item in listed.split(',').take(count) {
                 let word = |c: &char| c.is_alphanumeric() || *c == '_';
@@ -62,11 +63,13 @@ fn modules_use_only_what_lies_below() {
         if ["lib", "main", "cli"].contains(&module) {
             continue;
         }
-        let own = layer(module).unwrap_or_else(|| panic!("{module} has no layer: name it in tests/layering.rs"));
+        let own =
+            layer(module).unwrap_or_else(|| panic!("{module} has no layer: name it in tests/layering.rs"));
         for (line, used) in uses(&std::fs::read_to_string(&file).unwrap()) {
             // Names that the crate root re-exports from the lowest layer.
             let Some(theirs) = layer(&used) else {
-                let root = ["Error", "Result", "WeightFormat", "KvFormat", "Context"].contains(&used.as_str());
+                let root =
+                    ["Error", "Result", "WeightFormat", "KvFormat", "Context"].contains(&used.as_str());
                 assert!(root, "{}:{line} uses crate::{used}", relative.display());
                 continue;
             };

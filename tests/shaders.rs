@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator};
 use wgllama::caps::Caps;
-use wgllama::kernels::{link::link, Access, Part, Variant, KERNELS};
+use wgllama::kernels::{Access, KERNELS, Part, Variant, link::link};
 
 /// All variants that any preset lists.
 fn all_variants() -> Vec<Variant> {
@@ -20,7 +20,7 @@ fn all_variants() -> Vec<Variant> {
 }
 
 fn parse(variant: &Variant) -> naga::Module {
-    let linked = link(variant).unwrap();
+    let linked = link(variant);
     naga::front::wgsl::parse_str(&linked.source).unwrap_or_else(|e| {
         let line = e.location(&linked.source).map_or(0, |l| l.line_number as usize);
         panic!("{variant}: {} {}", linked.locate(line), e.emit_to_string(&linked.source))
@@ -38,9 +38,9 @@ fn validate(variant: &Variant, module: &naga::Module) -> naga::valid::ModuleInfo
         validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
         validator.subgroup_operations(SubgroupOperationSet::all());
     }
-    validator.validate(module).unwrap_or_else(|e| {
-        panic!("{variant}: {}", e.emit_to_string(&link(variant).unwrap().source))
-    })
+    validator
+        .validate(module)
+        .unwrap_or_else(|e| panic!("{variant}: {}", e.emit_to_string(&link(variant).source)))
 }
 
 /// The bindings of a group: number, name, access.
@@ -52,7 +52,9 @@ fn bindings(module: &naga::Module, group: u32) -> Vec<(u32, String, Access)> {
             let binding = var.binding.as_ref().filter(|b| b.group == group)?;
             let access = match var.space {
                 naga::AddressSpace::Uniform => Access::Uniform,
-                naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => Access::Write,
+                naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => {
+                    Access::Write
+                }
                 _ => Access::Read,
             };
             Some((binding.binding, var.name.clone().unwrap_or_default(), access))
@@ -65,7 +67,7 @@ fn bindings(module: &naga::Module, group: u32) -> Vec<(u32, String, Access)> {
 #[test]
 fn every_variant_agrees_with_its_declaration() {
     for variant in all_variants() {
-        let decl = variant.decl().unwrap();
+        let decl = variant.kernel();
         let module = parse(&variant);
         validate(&variant, &module);
 
@@ -86,10 +88,17 @@ fn every_variant_agrees_with_its_declaration() {
         let without_bias = variant.parts().any(|p| p == Part::BiasNone);
         for (number, declared) in decl.bindings.iter().enumerate() {
             let unused_ok = declared.name == "bias" && without_bias;
-            assert!(used.contains(&(number as u32)) || unused_ok, "{variant}: {} is not in the shader", declared.name);
+            assert!(
+                used.contains(&(number as u32)) || unused_ok,
+                "{variant}: {} is not in the shader",
+                declared.name
+            );
         }
         let step = bindings(&module, 1);
-        assert!(step.iter().all(|(n, name, a)| (*n, name.as_str(), *a) == (0, "step", Access::Read)), "{variant}");
+        assert!(
+            step.iter().all(|(n, name, a)| (*n, name.as_str(), *a) == (0, "step", Access::Read)),
+            "{variant}"
+        );
 
         let params = module.types.iter().find(|(_, t)| t.name.as_deref() == Some("Params")).unwrap().1;
         let naga::TypeInner::Struct { members, .. } = &params.inner else { panic!("{variant}: Params") };
@@ -137,7 +146,8 @@ fn every_variant_is_written_for_every_backend() {
         let module = parse(&variant);
         let info = validate(&variant, &module);
         let spv = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
-        naga::back::spv::write_vec(&module, &info, &spv, None).unwrap_or_else(|e| panic!("{variant}: SPIR-V: {e}"));
+        naga::back::spv::write_vec(&module, &info, &spv, None)
+            .unwrap_or_else(|e| panic!("{variant}: SPIR-V: {e}"));
         let msl = naga::back::msl::Options {
             lang_version: (2, 4),
             fake_missing_bindings: true,
@@ -202,7 +212,7 @@ fn every_kernel_states_its_formula_grid_and_links() {
 #[test]
 fn linked_lines_are_found_in_their_files() {
     let variant = (KERNELS[0].variants)(&Caps::baseline())[0];
-    let linked = link(&variant).unwrap();
+    let linked = link(&variant);
     let (at, _) = linked.source.lines().enumerate().find(|(_, l)| l.starts_with("fn kernel")).unwrap();
     let here = linked.locate(at + 1);
     let line: usize = here.rsplit(':').next().unwrap().parse().unwrap();

@@ -5,15 +5,16 @@ mod support;
 
 use support::tiny::Tiny;
 use support::{assert_close, gpu, greedy, load, session};
-use wgllama::graph::reference::Reference;
 use wgllama::graph::Batch;
+use wgllama::graph::reference::Reference;
 use wgllama::{KvFormat, ModelFiles};
 
 const PROMPT: &str = "A tiny model, 1 2 3 \u{e9}";
 
 /// What the default tiny model goes on with after `PROMPT`, as ids.
 const GREEDY: [u32; 24] = [
-    84, 188, 157, 188, 89, 190, 173, 183, 137, 184, 201, 200, 137, 190, 173, 137, 190, 53, 133, 127, 225, 190, 173, 183,
+    84, 188, 157, 188, 89, 190, 173, 183, 137, 184, 201, 200, 137, 190, 173, 137, 190, 53, 133, 127, 225,
+    190, 173, 183,
 ];
 
 /// Logits of ids 0 to 7 after `PROMPT`.
@@ -83,9 +84,25 @@ fn writing_the_model_twice_gives_the_same_bytes() {
 fn odd_shapes_equal_the_reference() {
     let Some(gpu) = gpu() else { return };
     let shapes = [
-        Tiny { heads: 5, kv_heads: 1, head_dim: 8, hidden: 40, intermediate: 44, tied: true, ..Tiny::default() },
+        Tiny {
+            heads: 5,
+            kv_heads: 1,
+            head_dim: 8,
+            hidden: 40,
+            intermediate: 44,
+            tied: true,
+            ..Tiny::default()
+        },
         Tiny { heads: 3, kv_heads: 3, head_dim: 20, biases: false, layers: 1, ..Tiny::default() },
-        Tiny { heads: 8, kv_heads: 1, head_dim: 80, hidden: 33, intermediate: 37, layers: 1, ..Tiny::default() },
+        Tiny {
+            heads: 8,
+            kv_heads: 1,
+            head_dim: 80,
+            hidden: 33,
+            intermediate: 37,
+            layers: 1,
+            ..Tiny::default()
+        },
         Tiny { heads: 24, kv_heads: 2, head_dim: 6, hidden: 96, layers: 1, ..Tiny::default() },
         Tiny { heads: 2, kv_heads: 2, head_dim: 256, hidden: 64, layers: 1, ..Tiny::default() },
     ];

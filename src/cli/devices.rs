@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
+use wgllama::Error;
 use wgllama::caps::AdapterKind;
 use wgllama::gpu::list_adapters;
-use wgllama::Error;
 
 use super::Outcome;
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use wgllama::model::kv::bytes_per_token;
 use wgllama::{KvFormat, ModelFiles, Result, WeightFormat};
 
-use super::options::default_model;
 use super::Outcome;
+use super::options::default_model;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -55,7 +55,12 @@ fn describe(files: &ModelFiles, ctx: Option<usize>) -> Result<String> {
     ));
     lines.push(format!("vocabulary       {}", config.vocab_size));
     lines.push(format!("trained context  {}", config.max_position_embeddings));
-    lines.push(format!("rope             theta {}, {} of {} turn", config.rope_theta, config.rotated(), config.head_dim));
+    lines.push(format!(
+        "rope             theta {}, {} of {} turn",
+        config.rope_theta,
+        config.rotated(),
+        config.head_dim
+    ));
     lines.push(format!("norm epsilon     {}", config.rms_norm_eps));
     lines.push(format!("embeddings       {}", if config.tie_word_embeddings { "tied" } else { "untied" }));
 
@@ -70,7 +75,11 @@ fn describe(files: &ModelFiles, ctx: Option<usize>) -> Result<String> {
     let bytes: u64 = formats.values().map(|f| f.1).sum();
     lines.push(format!("weights          {:.1} M in {}", values as f64 / 1e6, megabytes(bytes)));
     for (format, (count, bytes)) in formats {
-        lines.push(format!("  {:<15}{count} tensors, {}", format.to_string().to_uppercase(), megabytes(bytes)));
+        lines.push(format!(
+            "  {:<15}{count} tensors, {}",
+            format.to_string().to_uppercase(),
+            megabytes(bytes)
+        ));
     }
 
     let ctx = ctx.unwrap_or(config.max_position_embeddings.min(4096));
@@ -82,7 +91,11 @@ fn describe(files: &ModelFiles, ctx: Option<usize>) -> Result<String> {
     lines.push(match files.tokenizer() {
         Ok(tokenizer) => {
             let template = if tokenizer.has_chat_template() { "with" } else { "no" };
-            format!("tokenizer        {}, {} tokens, {template} chat template", tokenizer.kind(), tokenizer.vocab_size())
+            format!(
+                "tokenizer        {}, {} tokens, {template} chat template",
+                tokenizer.kind(),
+                tokenizer.vocab_size()
+            )
         }
         Err(error) => format!("tokenizer        none: {error}"),
     });

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, TensorView};
 use wgllama::{Error, ModelFiles, Result, SessionOptions, Specials};
 
-use super::options::{load, prompt, CacheArgs, DeviceArgs};
 use super::Outcome;
+use super::options::{CacheArgs, DeviceArgs, load, prompt};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -53,11 +53,15 @@ pub fn run(args: &Args) -> Outcome {
 
 /// Writes beside the final name first, so that a failure leaves nothing under it.
 fn write(path: &Path, ids: &[u32], logits: &[f32], vocab: usize) -> Result<()> {
-    let bad = |e: safetensors::SafeTensorError| Error::Safetensors { path: path.into(), message: e.to_string() };
+    let bad =
+        |e: safetensors::SafeTensorError| Error::Safetensors { path: path.into(), message: e.to_string() };
     let mut tensors = HashMap::new();
     let shape = vec![ids.len(), vocab];
     tensors.insert("logits", TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(logits)).map_err(bad)?);
-    tensors.insert("input_ids", TensorView::new(Dtype::I32, vec![ids.len()], bytemuck::cast_slice(ids)).map_err(bad)?);
+    tensors.insert(
+        "input_ids",
+        TensorView::new(Dtype::I32, vec![ids.len()], bytemuck::cast_slice(ids)).map_err(bad)?,
+    );
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".part");
     let part = path.with_file_name(name);

@@ -23,8 +23,11 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Opens the device; a CPU gets a notice.
     pub fn open(&self) -> Result<Context> {
-        let options =
-            ContextOptions { device: self.device.clone(), baseline: self.caps.is_some(), ..Default::default() };
+        let options = ContextOptions {
+            device: self.device.clone(),
+            baseline: self.caps.is_some(),
+            ..Default::default()
+        };
         let context = Context::new(&options)?;
         if context.caps().kind == AdapterKind::Cpu {
             eprintln!("note: {} is a software adapter: this runs on the CPU", context.adapter().name);

@@ -9,7 +9,7 @@ use wgllama::{
     Error, Finish, Message, Model, ModelFiles, Result, Sampling, Session, SessionOptions, Specials,
 };
 
-use super::options::{default_model, is_model, load, prompt, CacheArgs, DeviceArgs};
+use super::options::{CacheArgs, DeviceArgs, default_model, is_model, load, prompt};
 use super::{Outcome, Stop};
 
 #[derive(clap::Args)]

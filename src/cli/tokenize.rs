@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use wgllama::{ModelFiles, Specials, Tokenizer};
 
-use super::options::prompt;
 use super::Outcome;
+use super::options::prompt;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -33,8 +33,11 @@ pub fn run(args: &Args) -> Outcome {
     };
     let text = prompt(&args.text)?;
     let specials = if args.special { Specials::Parse } else { Specials::Text };
-    let ids =
-        if args.bos { tokenizer.encode_prompt(&text, specials)? } else { tokenizer.encode(&text, specials)? };
+    let ids = if args.bos {
+        tokenizer.encode_prompt(&text, specials)?
+    } else {
+        tokenizer.encode(&text, specials)?
+    };
     let mut out = std::io::stdout().lock();
     if args.ids {
         let ids: Vec<String> = ids.iter().map(u32::to_string).collect();

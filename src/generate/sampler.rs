@@ -1,8 +1,8 @@
 //! Choosing the next token from logits: greedy, or by chance with temperature, top-k and
 //! top-p. A seed gives the same choices on every run and platform.
 
-use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::error::{Error, Result};
 
@@ -63,10 +63,16 @@ impl Sampler {
     /// Checks the options.
     pub fn new(options: &Sampling) -> Result<Self> {
         if !(options.temperature.is_finite() && options.temperature >= 0.0) {
-            return Err(Error::option("temperature", format!("expected 0 or more, found {}", options.temperature)));
+            return Err(Error::option(
+                "temperature",
+                format!("expected 0 or more, found {}", options.temperature),
+            ));
         }
         if !(options.top_p > 0.0 && options.top_p <= 1.0) {
-            return Err(Error::option("top-p", format!("expected more than 0 and at most 1, found {}", options.top_p)));
+            return Err(Error::option(
+                "top-p",
+                format!("expected more than 0 and at most 1, found {}", options.top_p),
+            ));
         }
         let random = ChaCha8Rng::seed_from_u64(options.seed);
         Ok(Self { options: options.clone(), random, candidates: Vec::new() })

@@ -6,7 +6,7 @@ use crate::generate::{Sampler, Sampling, TokenStream};
 use crate::gpu::{Buffer, Buffers, Executable, StepTables};
 use crate::graph::Batch;
 use crate::model::{KvCache, Model};
-use crate::plan::{lower, Plan, PlanOptions};
+use crate::plan::{Plan, PlanOptions, lower};
 use crate::tokenizer::Specials;
 
 /// How a session is set up.
@@ -61,7 +61,8 @@ impl Model {
         if context > trained {
             log::warn!("the model was trained for {trained} positions, the context holds {context}");
         }
-        let options = SessionOptions { context: Some(context), chunk: Some(chunk.min(context)), kv: options.kv };
+        let options =
+            SessionOptions { context: Some(context), chunk: Some(chunk.min(context)), kv: options.kv };
         let cache = KvCache::new(self.context(), &self.graph().caches, options.kv, context)?;
         let rope = self.rope_tables(context)?;
         let plan = lower(
@@ -234,7 +235,8 @@ impl Session {
         let batch = Batch::sequence(ids, self.ids.len(), 0);
         run.run(&batch, StepTables { tables: self.cache.tables(), pages: self.cache.pages })?;
         let read = |name: &&str| {
-            let outputs = run.plan().kept.iter().any(|k| k.name == **name && k.rows == crate::shape::Rows::Outputs);
+            let outputs =
+                run.plan().kept.iter().any(|k| k.name == **name && k.rows == crate::shape::Rows::Outputs);
             pollster::block_on(run.read_kept(name, if outputs { 1 } else { ids.len() }))
         };
         let kept = names.iter().map(read).collect::<Result<Vec<_>>>()?;

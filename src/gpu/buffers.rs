@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use crate::error::{Error, Result};
-use crate::gpu::context::{lock, Context};
+use crate::gpu::context::{Context, lock};
 
 /// Bytes in the device's memory.
 #[derive(Debug, Clone)]
@@ -35,7 +35,12 @@ impl Context {
 
     /// A buffer for reading `bytes` back.
     pub(super) fn staging(&self, what: &str, bytes: u64) -> Result<Buffer> {
-        self.allocate(what, bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST, "ask for fewer logits")
+        self.allocate(
+            what,
+            bytes,
+            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            "ask for fewer logits",
+        )
     }
 
     fn allocate(&self, what: &str, bytes: u64, usage: wgpu::BufferUsages, help: &str) -> Result<Buffer> {

@@ -77,7 +77,13 @@ const PARAMS_STRIDE: usize = 256;
 impl Executable {
     /// Compiles what `plan` needs and binds it. A batch may hold `sequences` sequences whose
     /// tables have `pages` entries.
-    pub fn bind(context: &Context, plan: Plan, buffers: Buffers<'_>, sequences: usize, pages: usize) -> Result<Self> {
+    pub fn bind(
+        context: &Context,
+        plan: Plan,
+        buffers: Buffers<'_>,
+        sequences: usize,
+        pages: usize,
+    ) -> Result<Self> {
         let variants: Vec<_> = plan.launches.iter().map(|l| l.dispatch.variant).collect();
         context.compile(&variants)?;
         let help = "process fewer tokens at a time";
@@ -228,7 +234,10 @@ impl Executable {
         }
         let found: usize = tables.tables.iter().map(Vec::len).sum();
         if found > self.tables_len || tables.tables.iter().any(|t| t.len() != tables.pages) {
-            return Err(Error::shape("step", format!("page tables of {found} entries exceed {}", self.tables_len)));
+            return Err(Error::shape(
+                "step",
+                format!("page tables of {found} entries exceed {}", self.tables_len),
+            ));
         }
         let outputs_at = HEADER + tokens * 4;
         let tables_at = outputs_at + outputs;
@@ -269,17 +278,23 @@ fn bind_launch(
     let pipeline = context.pipeline(&dispatch.variant)?;
     let missing = |what: Resource| Error::shape(&launch.name, format!("no buffer for {what}"));
     let mut entries = Vec::with_capacity(launch.bindings.len() + 1);
-    let declared = dispatch.variant.decl().map(|d| d.bindings).unwrap_or_default();
+    let declared = dispatch.variant.kernel().bindings;
     for (i, (&resource, declared)) in launch.bindings.iter().zip(declared).enumerate() {
-        let (buffer, offset, mut size) = resolve(resource, slots, buffers).ok_or_else(|| missing(resource))?;
+        let (buffer, offset, mut size) =
+            resolve(resource, slots, buffers).ok_or_else(|| missing(resource))?;
         if dispatch.variant.access(declared) == crate::kernels::Access::Uniform {
             // As long as the shader's array, not as the buffer, which may exceed a binding.
             size = dispatch.variant.number("X4").map(|n| u64::from(n) * 16);
         }
-        let binding =
-            wgpu::BufferBinding { buffer: &buffer.raw, offset, size: size.and_then(std::num::NonZeroU64::new) };
-        entries
-            .push(wgpu::BindGroupEntry { binding: i as u32, resource: wgpu::BindingResource::Buffer(binding) });
+        let binding = wgpu::BufferBinding {
+            buffer: &buffer.raw,
+            offset,
+            size: size.and_then(std::num::NonZeroU64::new),
+        };
+        entries.push(wgpu::BindGroupEntry {
+            binding: i as u32,
+            resource: wgpu::BindingResource::Buffer(binding),
+        });
     }
     let size = std::num::NonZeroU64::new((dispatch.params.len() as u64 * 4).next_multiple_of(16));
     let offset = (index * PARAMS_STRIDE) as u64;

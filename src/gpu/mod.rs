@@ -8,7 +8,7 @@ mod executable;
 mod native;
 mod pipelines;
 
-pub use adapters::{list_adapters, AdapterReport};
+pub use adapters::{AdapterReport, list_adapters};
 pub use buffers::Buffer;
 pub use context::{Context, ContextOptions};
 pub use executable::{Buffers, Executable, Planes, StepTables};

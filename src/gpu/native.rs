@@ -9,10 +9,12 @@ pub fn parallel<I: Copy + Sync + Send, O: Send>(items: &[I], work: impl Fn(&I) -
     }
     let work = &work;
     std::thread::scope(|scope| {
-        let run = |chunk| scope.spawn(move || -> Vec<(I, O)> {
-            let chunk: &[I] = chunk;
-            chunk.iter().map(|item| (*item, work(item))).collect()
-        });
+        let run = |chunk| {
+            scope.spawn(move || -> Vec<(I, O)> {
+                let chunk: &[I] = chunk;
+                chunk.iter().map(|item| (*item, work(item))).collect()
+            })
+        };
         let handles: Vec<_> = items.chunks(items.len().div_ceil(threads)).map(run).collect();
         handles.into_iter().filter_map(|h| h.join().ok()).flatten().collect()
     })

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
-use crate::gpu::context::{lock, Context};
+use crate::gpu::context::{Context, lock};
 use crate::gpu::native;
 use crate::kernels::link::link;
 use crate::kernels::{Access, Variant};
@@ -76,8 +76,8 @@ impl Context {
 
     fn compile_one(&self, variant: &Variant) -> Result<Pipeline> {
         let fail = |message: String| Error::Pipeline { variant: variant.to_string(), message };
-        let decl = variant.decl().ok_or_else(|| fail("no such kernel".to_string()))?;
-        let linked = link(variant)?;
+        let decl = variant.kernel();
+        let linked = link(variant);
         let label = variant.to_string();
         let device = self.device();
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);

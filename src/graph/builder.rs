@@ -51,14 +51,27 @@ impl Graph {
     }
 
     /// Normalises the rows of `x`, or only those whose logits are wanted.
-    pub fn rms_norm(&mut self, name: &str, x: NodeId, weight: VectorId, eps: f32, rows: Rows) -> Result<NodeId> {
+    pub fn rms_norm(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        weight: VectorId,
+        eps: f32,
+        rows: Rows,
+    ) -> Result<NodeId> {
         let width = self.nodes[x.0].width;
         self.expect(name, "length of the weight", width, self.vectors[weight.0].len())?;
         Ok(self.push(name, Op::RmsNorm { weight, eps }, vec![x], width, rows))
     }
 
     /// W x + bias.
-    pub fn linear(&mut self, name: &str, x: NodeId, weight: WeightId, bias: Option<VectorId>) -> Result<NodeId> {
+    pub fn linear(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        weight: WeightId,
+        bias: Option<VectorId>,
+    ) -> Result<NodeId> {
         let (width, rows) = (self.nodes[x.0].width, self.nodes[x.0].rows);
         let spec = &self.weights[weight.0];
         self.expect(name, "columns of the weight", width, spec.cols)?;
@@ -74,7 +87,10 @@ impl Graph {
         let Heads { heads: n, kv_heads, head_dim } = heads;
         let rotated = 2 * self.rope.inv_freq.len();
         if kv_heads == 0 || !n.is_multiple_of(kv_heads) {
-            return Err(Error::shape(name, format!("{n} query heads are no multiple of {kv_heads} KV heads")));
+            return Err(Error::shape(
+                name,
+                format!("{n} query heads are no multiple of {kv_heads} KV heads"),
+            ));
         }
         if !(2..=256).contains(&head_dim) || !head_dim.is_multiple_of(2) || rotated > head_dim {
             return Err(Error::shape(

@@ -35,8 +35,12 @@ impl<'a> Reference<'a> {
     pub fn new(graph: &'a Graph, source: &dyn Source, kv: KvFormat) -> Result<Self> {
         Ok(Self {
             graph,
-            weights: (0..graph.weights.len()).map(|i| source.weight(graph, WeightId(i))).collect::<Result<_>>()?,
-            vectors: (0..graph.vectors.len()).map(|i| source.vector(graph, VectorId(i))).collect::<Result<_>>()?,
+            weights: (0..graph.weights.len())
+                .map(|i| source.weight(graph, WeightId(i)))
+                .collect::<Result<_>>()?,
+            vectors: (0..graph.vectors.len())
+                .map(|i| source.vector(graph, VectorId(i)))
+                .collect::<Result<_>>()?,
             kv,
             keys: HashMap::new(),
             values: HashMap::new(),
@@ -91,7 +95,14 @@ impl<'a> Reference<'a> {
         })
     }
 
-    fn rope_kv(&mut self, layer: usize, heads: Heads, rotated: usize, qkv: &[f32], batch: &Batch) -> Vec<f32> {
+    fn rope_kv(
+        &mut self,
+        layer: usize,
+        heads: Heads,
+        rotated: usize,
+        qkv: &[f32],
+        batch: &Batch,
+    ) -> Vec<f32> {
         let Heads { heads: n, kv_heads, head_dim } = heads;
         let (q_width, kv_width) = (n * head_dim, kv_heads * head_dim);
         let mut queries = Vec::new();

@@ -1,7 +1,7 @@
 //! Sum of two activations; see `shaders/add.wgsl`. Used where no fusion takes the sum.
 
 use crate::caps::Caps;
-use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant};
+use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params, tuning};
 use crate::shape::padded;
 
 params! {
@@ -12,7 +12,7 @@ params! {
 kernel!(ADD, "add", AddParams, [a: Read, b: Read, y: Write], variants);
 
 fn variant(wg: u32) -> Variant {
-    Variant::new("add", &[Part::Step, Part::LaneThread], &[("WG", wg)])
+    Variant::new(&ADD, &[Part::Step, Part::LaneThread], &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {

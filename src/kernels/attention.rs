@@ -2,7 +2,7 @@
 
 use crate::caps::Caps;
 use crate::dtype::KvFormat;
-use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant, PAGE};
+use crate::kernels::{Dispatch, Grid, PAGE, Part, Rows, Variant, kernel, params, tuning};
 use crate::shape::{padded, stored_head_dim};
 
 params! {
@@ -56,7 +56,7 @@ fn variant(lane: Part, kv: KvFormat, heads: usize, stored: usize) -> Variant {
         ("OCTS", octs as u32),
         ("ITEMS", (heads * octs).div_ceil(PAGE) as u32),
     ];
-    Variant::new("attention", &[Part::Step, lane, Part::Kv(kv)], &numbers)
+    Variant::new(&ATTENTION, &[Part::Step, lane, Part::Kv(kv)], &numbers)
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {

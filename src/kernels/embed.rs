@@ -2,7 +2,7 @@
 
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
-use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant};
+use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params, tuning};
 
 params! {
     /// Params of [`EMBED`].
@@ -25,7 +25,7 @@ pub struct Embed {
 }
 
 fn variant(format: WeightFormat, wg: u32) -> Variant {
-    Variant::new("embed", &[Part::Step, Part::LaneThread, Part::Weight(format)], &[("WG", wg)])
+    Variant::new(&EMBED, &[Part::Step, Part::LaneThread, Part::Weight(format)], &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -38,7 +38,8 @@ pub fn select(problem: &Embed, caps: &Caps) -> Dispatch {
     let groups = problem.width.div_ceil(crate::shape::GROUP) as u32;
     Dispatch {
         variant: variant(problem.format, wg),
-        params: EmbedParams { groups, first_row: problem.first_row as u32, rows: problem.rows as u32 }.words(),
+        params: EmbedParams { groups, first_row: problem.first_row as u32, rows: problem.rows as u32 }
+            .words(),
         grid: Grid::Flat { per_row: groups, per_group: wg },
         rows: Rows::Tokens,
     }

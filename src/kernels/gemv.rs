@@ -3,8 +3,8 @@
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
 use crate::kernels::tuning::{self, GemvShape};
-use crate::kernels::{kernel, params, Dispatch, Grid, Part, Rows, Variant};
-use crate::shape::{padded, GROUP};
+use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params};
+use crate::shape::{GROUP, padded};
 
 params! {
     /// Params of [`GEMV`].
@@ -51,7 +51,7 @@ fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
         if problem.bias { Part::BiasVector } else { Part::BiasNone },
     ];
     let numbers = [("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg), ("X4", x4)];
-    Variant::new("gemv", &parts, &numbers[..if shape.uniform { 4 } else { 3 }])
+    Variant::new(&GEMV, &parts, &numbers[..if shape.uniform { 4 } else { 3 }])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {

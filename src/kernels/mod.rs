@@ -45,7 +45,6 @@ pub struct Binding {
 /// A kernel's declaration: all that is said once about both of its halves.
 ///
 /// Group 0 holds the bindings in order and then the params; group 1 holds the step.
-#[derive(Debug)]
 pub struct KernelDecl {
     /// The stem of the shader and of the Rust file.
     pub name: &'static str,
@@ -57,6 +56,27 @@ pub struct KernelDecl {
     pub params: &'static [(&'static str, &'static str)],
     /// Every variant that an adapter could run.
     pub variants: fn(&Caps) -> Vec<Variant>,
+}
+
+// A kernel is its name: two kernels never share one.
+impl PartialEq for KernelDecl {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for KernelDecl {}
+
+impl std::hash::Hash for KernelDecl {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl std::fmt::Debug for KernelDecl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// The size of a dispatch, as a function of the number of rows in the batch.

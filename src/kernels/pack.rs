@@ -4,7 +4,7 @@
 //! they are: nothing is expanded and nothing is rounded.
 
 use crate::dtype::WeightFormat;
-use crate::shape::{round_up, GROUP, ROW_ALIGN};
+use crate::shape::{GROUP, ROW_ALIGN, round_up};
 
 /// Planes start at a multiple of this many bytes, the largest offset alignment in WebGPU.
 const ALIGN: usize = 256;

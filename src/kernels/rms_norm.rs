@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation; see `shaders/rms_norm.wgsl`.
 
 use crate::caps::Caps;
-use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant};
+use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params, tuning};
 use crate::shape::padded;
 
 params! {
@@ -27,7 +27,7 @@ fn variant(lane: Part, rows: Rows, wg: u32) -> Variant {
         Rows::Tokens => Part::RowsTokens,
         Rows::Outputs => Part::RowsOutputs,
     };
-    Variant::new("rms_norm", &[Part::Step, rows, lane], &[("WG", wg)])
+    Variant::new(&RMS_NORM, &[Part::Step, rows, lane], &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -40,8 +40,11 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 
 /// One workgroup a row.
 pub fn select(problem: &RmsNorm, caps: &Caps) -> Dispatch {
-    let params =
-        RmsNormParams { quads: padded(problem.width) as u32 / 4, width: problem.width as f32, eps: problem.eps };
+    let params = RmsNormParams {
+        quads: padded(problem.width) as u32 / 4,
+        width: problem.width as f32,
+        eps: problem.eps,
+    };
     Dispatch {
         variant: variant(tuning::workgroup_lane(caps), problem.rows, 64),
         params: params.words(),

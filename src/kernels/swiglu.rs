@@ -1,7 +1,7 @@
 //! The gated activation of the feed-forward part; see `shaders/swiglu.wgsl`.
 
 use crate::caps::Caps;
-use crate::kernels::{kernel, params, tuning, Dispatch, Grid, Part, Rows, Variant};
+use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params, tuning};
 use crate::shape::padded;
 
 params! {
@@ -12,7 +12,7 @@ params! {
 kernel!(SWIGLU, "swiglu", SwigluParams, [g: Read, y: Write], variants);
 
 fn variant(wg: u32) -> Variant {
-    Variant::new("swiglu", &[Part::Step, Part::LaneThread], &[("WG", wg)])
+    Variant::new(&SWIGLU, &[Part::Step, Part::LaneThread], &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {

@@ -22,9 +22,13 @@ pub struct GemvShape {
 /// The division of a mat-vec for batches of up to `tokens` tokens.
 pub fn gemv(caps: &Caps, tokens: usize) -> GemvShape {
     match caps {
-        Caps { kind: AdapterKind::Cpu, .. } => {
-            GemvShape { lane: Part::LaneThread, rows: 4, cols: if tokens == 1 { 1 } else { 8 }, wg: 8, uniform: true }
-        }
+        Caps { kind: AdapterKind::Cpu, .. } => GemvShape {
+            lane: Part::LaneThread,
+            rows: 4,
+            cols: if tokens == 1 { 1 } else { 8 },
+            wg: 8,
+            uniform: true,
+        },
         Caps { subgroup: Some(_), .. } => GemvShape {
             lane: Part::LaneSubgroup,
             rows: 4,

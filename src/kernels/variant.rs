@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::dtype::{KvFormat, WeightFormat};
-use crate::kernels::{Access, Binding, KernelDecl, KERNELS};
+use crate::kernels::{Access, Binding, KernelDecl};
 
 /// A part that is linked into a kernel; see `shaders/README.md` for what each provides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,7 +114,7 @@ const NUMBERS: usize = 6;
 /// A kernel with its parts and its compile-time numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Variant {
-    kernel: &'static str,
+    kernel: &'static KernelDecl,
     parts: [Option<Part>; PARTS],
     numbers: [Option<(&'static str, u32)>; NUMBERS],
 }
@@ -122,7 +122,7 @@ pub struct Variant {
 impl Variant {
     /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most eight
     /// parts and six numbers are kept.
-    pub fn new(kernel: &'static str, parts: &[Part], numbers: &[(&'static str, u32)]) -> Self {
+    pub fn new(kernel: &'static KernelDecl, parts: &[Part], numbers: &[(&'static str, u32)]) -> Self {
         debug_assert!(parts.len() <= PARTS && numbers.len() <= NUMBERS);
         let mut variant = Self { kernel, parts: [None; PARTS], numbers: [None; NUMBERS] };
         for (slot, part) in variant.parts.iter_mut().zip(parts) {
@@ -134,14 +134,9 @@ impl Variant {
         variant
     }
 
-    /// The kernel's name.
-    pub fn kernel(&self) -> &'static str {
+    /// The kernel's declaration.
+    pub fn kernel(&self) -> &'static KernelDecl {
         self.kernel
-    }
-
-    /// The kernel's declaration; none for a variant of a kernel that is not in the list.
-    pub fn decl(&self) -> Option<&'static KernelDecl> {
-        KERNELS.into_iter().find(|d| d.name == self.kernel)
     }
 
     /// The parts, in linking order.
@@ -162,7 +157,9 @@ impl Variant {
     /// How this variant uses a declared binding.
     pub fn access(&self, binding: &Binding) -> Access {
         match binding.access {
-            Access::Read if binding.name == "x" && self.parts().any(|p| p == Part::XUniform) => Access::Uniform,
+            Access::Read if binding.name == "x" && self.parts().any(|p| p == Part::XUniform) => {
+                Access::Uniform
+            }
             other => other,
         }
     }
@@ -175,7 +172,7 @@ impl Variant {
 
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[", self.kernel)?;
+        write!(f, "{}[", self.kernel.name)?;
         let labels = self.parts().filter_map(|p| p.label().map(str::to_string));
         let numbers = self.numbers().map(|(n, v)| format!("{}={v}", n.to_lowercase()));
         for (i, word) in labels.chain(numbers).enumerate() {

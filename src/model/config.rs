@@ -166,7 +166,10 @@ impl Config {
             }
         }
         if !(2..=256).contains(&self.head_dim) || !self.head_dim.is_multiple_of(2) {
-            return Err(error("head_dim", format!("expected an even number up to 256, found {}", self.head_dim)));
+            return Err(error(
+                "head_dim",
+                format!("expected an even number up to 256, found {}", self.head_dim),
+            ));
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             let message = format!(

@@ -10,7 +10,7 @@ use crate::files::{Gguf, JsonFile, SafetensorsFolder};
 use crate::graph::reference::Source;
 use crate::graph::{Graph, Part, RowOrder, VectorId, WeightId, WeightSpec};
 use crate::host::{HostTensor, TensorSource};
-use crate::model::{architecture, names, Config};
+use crate::model::{Config, architecture, names};
 use crate::quant;
 use crate::tokenizer::Tokenizer;
 
@@ -41,7 +41,8 @@ impl ModelFiles {
         } else {
             let gguf = Gguf::open(path)?;
             let table = gguf.tensor("token_embd.weight").map_or(0, |t| t.shape[0]);
-            let vocab = if table > 0 { table } else { gguf.strings("tokenizer.ggml.tokens")?.map_or(0, |t| t.len()) };
+            let vocab =
+                if table > 0 { table } else { gguf.strings("tokenizer.ggml.tokens")?.map_or(0, |t| t.len()) };
             let config = Config::from_gguf(&gguf, vocab, |name| gguf.tensor(name).is_some())?;
             (Container::Gguf(gguf), config)
         };

@@ -71,7 +71,9 @@ impl Builder<'_> {
 
         let o_proj = tensor("self_attn.o_proj");
         let out = self.matrix(&name("o"), heads * head_dim, &[(&o_proj, config.hidden_size)])?;
-        let bias = config.attention_output_bias.then(|| self.bias(&name("o_bias"), &[(&o_proj, config.hidden_size)]));
+        let bias = config
+            .attention_output_bias
+            .then(|| self.bias(&name("o_bias"), &[(&o_proj, config.hidden_size)]));
         let out = self.graph.linear(&name("o"), attn, out, bias)?;
         self.graph.add(&name("attn_out"), x, out)
     }

@@ -117,7 +117,8 @@ impl Model {
     pub fn rope_tables(&self, context: usize) -> Result<Buffer> {
         let tables = self.inner.graph.rope.tables(context);
         let bytes: &[u8] = bytemuck::cast_slice(&tables);
-        let buffer = self.inner.context.buffer("the rotations", bytes.len() as u64, "choose a smaller context")?;
+        let buffer =
+            self.inner.context.buffer("the rotations", bytes.len() as u64, "choose a smaller context")?;
         self.inner.context.write(&buffer, 0, bytes);
         Ok(buffer)
     }

@@ -8,7 +8,7 @@ use crate::graph::{VectorId, WeightSpec};
 use crate::kernels::pack::pack_row;
 use crate::model::ModelFiles;
 use crate::plan::{Shard, WeightLayout};
-use crate::shape::{padded, ROW_ALIGN};
+use crate::shape::{ROW_ALIGN, padded};
 
 /// About how many bytes are packed before they are written.
 const CHUNK: usize = 4 << 20;
@@ -38,7 +38,8 @@ impl Weights {
         let mut loader = Loader { context, files, progress, done: 0, total };
         let mut matrices = Vec::new();
         for (spec, layout) in files.graph().weights.iter().zip(&layouts) {
-            let shards = layout.shards.iter().map(|shard| loader.shard(spec, shard)).collect::<Result<_>>()?;
+            let shards =
+                layout.shards.iter().map(|shard| loader.shard(spec, shard)).collect::<Result<_>>()?;
             matrices.push(shards);
         }
         let vectors = (0..files.graph().vectors.len())
@@ -70,8 +71,7 @@ impl Loader<'_> {
         let buffer = self.context.buffer(&spec.name, planes.bytes() as u64, HELP)?;
         let mut uploader = self.context.uploader();
         let (quant_row, scale_row) = planes.row_bytes();
-        let tensors =
-            spec.parts.iter().map(|p| self.files.tensor(&p.tensor)).collect::<Result<Vec<_>>>()?;
+        let tensors = spec.parts.iter().map(|p| self.files.tensor(&p.tensor)).collect::<Result<Vec<_>>>()?;
         let rows_at_once = (CHUNK / (quant_row + scale_row)).next_multiple_of(ROW_ALIGN);
         let (mut quants, mut scales) = (Vec::new(), Vec::new());
         for start in (0..planes.rows).step_by(rows_at_once) {

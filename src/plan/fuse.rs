@@ -47,15 +47,17 @@ fn fusable(graph: &Graph, sum: NodeId, keep: &[String]) -> Option<(NodeId, NodeI
     }
     let users = |of: NodeId| graph.nodes.iter().enumerate().filter(move |(_, n)| n.inputs.contains(&of));
     let kept = |of: NodeId| keep.contains(&graph.nodes[of.0].name);
-    [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])].into_iter().find(|&(linear, residual)| {
-        matches!(graph.nodes[linear.0].op, Op::Linear { .. })
-            && linear != residual
-            && !kept(linear)
-            && !kept(residual)
-            && users(linear).count() == 1
-            && users(residual).all(|(i, _)| i <= sum.0)
-            && graph.nodes[residual.0].rows == node.rows
-    })
+    [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])].into_iter().find(
+        |&(linear, residual)| {
+            matches!(graph.nodes[linear.0].op, Op::Linear { .. })
+                && linear != residual
+                && !kept(linear)
+                && !kept(residual)
+                && users(linear).count() == 1
+                && users(residual).all(|(i, _)| i <= sum.0)
+                && graph.nodes[residual.0].rows == node.rows
+        },
+    )
 }
 
 /// Takes a node that nobody uses out of the graph.

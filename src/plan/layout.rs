@@ -7,7 +7,7 @@ use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::graph::WeightSpec;
 use crate::kernels::pack::Planes;
-use crate::shape::{padded, ROW_ALIGN};
+use crate::shape::{ROW_ALIGN, padded};
 
 /// Rows of one format in one buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +143,8 @@ mod tests {
     use crate::graph::{Part, RowOrder};
 
     fn spec(rows: &[usize], cols: usize, interleaved: bool) -> WeightSpec {
-        let part = |(i, &rows): (usize, &usize)| Part { tensor: format!("t{i}"), rows, order: RowOrder::Stored };
+        let part =
+            |(i, &rows): (usize, &usize)| Part { tensor: format!("t{i}"), rows, order: RowOrder::Stored };
         WeightSpec {
             name: "w".into(),
             rows: rows.iter().sum(),
@@ -174,7 +175,16 @@ mod tests {
             } else if spec.interleaved {
                 Some((row % n, row / n))
             } else {
-                let part = spec.parts.iter().position(|p| at < p.rows || { at -= p.rows; false }).unwrap();
+                let part = spec
+                    .parts
+                    .iter()
+                    .position(|p| {
+                        at < p.rows || {
+                            at -= p.rows;
+                            false
+                        }
+                    })
+                    .unwrap();
                 Some((part, at))
             };
             assert_eq!(found, Some(expected), "row {row}");

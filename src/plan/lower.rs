@@ -3,10 +3,10 @@
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Op, VectorId, WeightId};
-use crate::kernels::{add, attention, embed, gemv, rms_norm, rope_kv, swiglu, Dispatch, Rows};
+use crate::kernels::{Dispatch, Rows, add, attention, embed, gemv, rms_norm, rope_kv, swiglu};
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, WeightLayout, fuse};
-use crate::shape::{padded, round_up, stored_head_dim, MAX_COLS};
+use crate::shape::{MAX_COLS, padded, round_up, stored_head_dim};
 
 /// Makes the plan for `graph`. `layouts` are those of the graph's matrices, in order.
 pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &PlanOptions) -> Result<Plan> {
@@ -78,7 +78,12 @@ impl Lowering<'_> {
     }
 
     fn push(&mut self, node: usize, dispatch: Dispatch, bindings: Vec<Resource>, weight_bytes: usize) {
-        self.launches.push(Launch { name: self.graph.nodes[node].name.clone(), dispatch, bindings, weight_bytes });
+        self.launches.push(Launch {
+            name: self.graph.nodes[node].name.clone(),
+            dispatch,
+            bindings,
+            weight_bytes,
+        });
     }
 
     fn kept(&self, node: usize) -> Kept {
@@ -146,8 +151,11 @@ impl Lowering<'_> {
                 first_row: s.first,
                 rows: s.rows,
             };
-            let bindings =
-                vec![Resource::Quants { weight: table, shard }, Resource::Scales { weight: table, shard }, self.slot(i)];
+            let bindings = vec![
+                Resource::Quants { weight: table, shard },
+                Resource::Scales { weight: table, shard },
+                self.slot(i),
+            ];
             self.push(i, embed::select(&problem, self.caps), bindings, 0);
         }
     }
@@ -191,4 +199,3 @@ impl Lowering<'_> {
         Ok(())
     }
 }
-

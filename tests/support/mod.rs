@@ -36,7 +36,11 @@ pub fn gpu() -> Option<Context> {
 pub fn shared() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let path = std::env::var_os("WGLLAMA_SHARED").map_or(beside, PathBuf::from);
-    if path.join("models").is_dir() { Some(path) } else { skip("the shared folder of models", "REQUIRE_SHARED") }
+    if path.join("models").is_dir() {
+        Some(path)
+    } else {
+        skip("the shared folder of models", "REQUIRE_SHARED")
+    }
 }
 
 /// SmolLM2-135M-Instruct in Q4_1: `WGLLAMA_SMOLLM2`, else where `make demo` puts it.
@@ -120,7 +124,11 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32)
 pub fn assert_greedy(what: &str, found: &[u32], expected: &[u32], margins: &[f32], margin: f32) {
     for (i, (a, b)) in found.iter().zip(expected).enumerate() {
         if a != b {
-            assert!(margins[i] <= margin, "{what}: id {i} is {a} instead of {b}, by a margin of {}", margins[i]);
+            assert!(
+                margins[i] <= margin,
+                "{what}: id {i} is {a} instead of {b}, by a margin of {}",
+                margins[i]
+            );
             return;
         }
     }

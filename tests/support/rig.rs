@@ -3,11 +3,11 @@
 use wgllama::gpu::{Buffers, Context, Executable, Planes, StepTables};
 use wgllama::graph::reference::Source;
 use wgllama::graph::{Batch, Graph, Part, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
-use wgllama::kernels::pack::pack_row;
 use wgllama::kernels::PAGE;
+use wgllama::kernels::pack::pack_row;
 use wgllama::plan::{Plan, WeightLayout};
 use wgllama::shape::padded;
-use wgllama::{quant, Caps, KvFormat, Result, WeightFormat};
+use wgllama::{Caps, KvFormat, Result, WeightFormat, quant};
 
 /// Uniform values between -1 and 1, with a rare outlier as real activations have.
 pub struct Random(u64);
@@ -67,7 +67,9 @@ impl Rig {
             .weights
             .iter()
             .zip(&formats)
-            .map(|(w, f)| quant::encode(*f, &scaled(&mut random, w.rows * w.cols, 1.0 / (w.cols as f32).sqrt())))
+            .map(|(w, f)| {
+                quant::encode(*f, &scaled(&mut random, w.rows * w.cols, 1.0 / (w.cols as f32).sqrt()))
+            })
             .collect();
         let vectors = graph.vectors.iter().map(|v| scaled(&mut random, v.len(), 1.0)).collect();
         Self { graph, formats, matrices, vectors }
@@ -91,7 +93,14 @@ impl Rig {
     }
 
     /// Runs `plan` on the device for every batch in turn; the last batch's logits.
-    pub fn run(&self, gpu: &Context, caps: &Caps, plan: &Plan, batches: &[Batch], context: usize) -> Vec<f32> {
+    pub fn run(
+        &self,
+        gpu: &Context,
+        caps: &Caps,
+        plan: &Plan,
+        batches: &[Batch],
+        context: usize,
+    ) -> Vec<f32> {
         let matrices: Vec<Vec<Planes>> =
             self.layouts(caps).iter().enumerate().map(|(i, l)| self.upload(gpu, i, l)).collect();
         let vectors: Vec<_> = self
@@ -108,7 +117,8 @@ impl Rig {
         let tables = self.graph.rope.tables(context);
         let rope = gpu.buffer("rope", tables.len() as u64 * 8, "").unwrap();
         gpu.write(&rope, 0, bytemuck::cast_slice(&tables));
-        let sequences = batches.iter().flat_map(|b| &b.tokens).map(|t| t.sequence as usize + 1).max().unwrap_or(1);
+        let sequences =
+            batches.iter().flat_map(|b| &b.tokens).map(|t| t.sequence as usize + 1).max().unwrap_or(1);
         let pages = context.div_ceil(PAGE);
         let cache = |kv: KvFormat| {
             let layer = |h: &wgllama::graph::Heads| {
