@@ -121,7 +121,7 @@ fn generate(
     };
     for piece in &mut stream {
         let piece = piece?;
-        figures.ids.push(piece.id);
+        figures.ids.extend(piece.id);
         if args.json {
             figures.text.push_str(&piece.text);
         } else {

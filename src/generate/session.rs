@@ -267,7 +267,7 @@ impl Session {
     pub fn generate_ids(&mut self, ids: &[u32], sampling: &Sampling) -> Result<TokenStream<'_>> {
         let sampler = Sampler::new(sampling)?;
         self.prefill(ids)?;
-        TokenStream::new(self, sampler)
+        Ok(TokenStream::new(self, sampler))
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {

@@ -1,5 +1,7 @@
 //! A stream of generated pieces of text: whole characters only, as soon as they are known.
 
+use std::ops::ControlFlow;
+
 use crate::error::Result;
 use crate::generate::{Sampler, Session};
 use crate::tokenizer::DecodeStream;
@@ -7,8 +9,8 @@ use crate::tokenizer::DecodeStream;
 /// A generated token and the text that it completes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
-    /// The token.
-    pub id: u32,
+    /// The token; none for what is left of a character that the text breaks off in.
+    pub id: Option<u32>,
     /// Text that became complete with it; empty inside of a character.
     pub text: String,
 }
@@ -29,15 +31,16 @@ pub struct TokenStream<'a> {
     session: &'a mut Session,
     sampler: Sampler,
     text: Option<DecodeStream>,
-    last: Option<u32>,
+    /// Generated, but not fed yet: it is only fed if another token is wanted after it.
+    pending: Option<u32>,
     count: usize,
     finish: Option<Finish>,
 }
 
 impl<'a> TokenStream<'a> {
-    pub(super) fn new(session: &'a mut Session, sampler: Sampler) -> Result<Self> {
+    pub(super) fn new(session: &'a mut Session, sampler: Sampler) -> Self {
         let text = session.model().tokenizer().ok().map(|t| t.stream());
-        Ok(Self { session, sampler, text, last: None, count: 0, finish: None })
+        Self { session, sampler, text, pending: None, count: 0, finish: None }
     }
 
     /// Why the stream ended; none while it goes on.
@@ -49,49 +52,35 @@ impl<'a> TokenStream<'a> {
         if self.finish.is_some() {
             return Ok(None);
         }
-        // A token is fed only when another one is wanted after it.
-        if let Some(last) = self.last {
-            if self.session.ids().len() == self.session.capacity() {
-                return self.end(Finish::Context);
+        match self.choose()? {
+            ControlFlow::Continue(id) => {
+                self.count += 1;
+                self.pending = Some(id);
+                let text = self.text.as_mut().map(|t| t.push(id)).transpose()?.flatten();
+                Ok(Some(Piece { id: Some(id), text: text.unwrap_or_default() }))
             }
-            self.session.prefill(&[last])?;
+            ControlFlow::Break(finish) => {
+                self.finish = Some(finish);
+                let rest = self.text.as_mut().map(|t| t.finish()).transpose()?.flatten();
+                Ok(rest.map(|text| Piece { id: None, text }))
+            }
         }
+    }
+
+    /// The next token, or why there is none.
+    fn choose(&mut self) -> Result<ControlFlow<Finish, u32>> {
         if self.count == self.sampler.options().max_tokens {
-            return self.end(Finish::Length);
+            return Ok(ControlFlow::Break(Finish::Length));
+        }
+        if let Some(pending) = self.pending {
+            if self.session.ids().len() == self.session.capacity() {
+                return Ok(ControlFlow::Break(Finish::Context));
+            }
+            self.session.prefill(&[pending])?;
         }
         let id = self.sampler.sample(self.session.logits()?)?;
-        if self.session.model().tokenizer().is_ok_and(|t| t.is_end(id)) {
-            return self.end(Finish::End);
-        }
-        self.count += 1;
-        self.last = (self.count < self.sampler.options().max_tokens).then_some(id);
-        let text = match &mut self.text {
-            Some(stream) => stream.push(id)?.unwrap_or_default(),
-            None => String::new(),
-        };
-        if self.last.is_none() {
-            self.finish = Some(Finish::Length);
-            let rest = self.rest()?;
-            return Ok(Some(Piece { id, text: text + &rest }));
-        }
-        Ok(Some(Piece { id, text }))
-    }
-
-    /// Text that waits for the rest of a character which will not come.
-    fn rest(&mut self) -> Result<String> {
-        Ok(match self.text.take() {
-            Some(mut stream) => stream.finish()?.unwrap_or_default(),
-            None => String::new(),
-        })
-    }
-
-    fn end(&mut self, finish: Finish) -> Result<Option<Piece>> {
-        self.finish = Some(finish);
-        let text = self.rest()?;
-        Ok(match self.last.filter(|_| !text.is_empty()) {
-            Some(id) => Some(Piece { id, text }),
-            None => None,
-        })
+        let end = self.session.model().tokenizer().is_ok_and(|t| t.is_end(id));
+        Ok(if end { ControlFlow::Break(Finish::End) } else { ControlFlow::Continue(id) })
     }
 }
 

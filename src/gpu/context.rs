@@ -59,9 +59,7 @@ impl Context {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
         let (features, limits) = if options.baseline {
-            let mut limits = wgpu::Limits::default();
-            limits.max_storage_buffers_per_shader_stage = Caps::baseline().max_storage_buffers;
-            (wgpu::Features::empty(), limits)
+            (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
             (adapter.features() & wanted, adapter.limits())
         };

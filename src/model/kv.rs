@@ -119,10 +119,9 @@ fn check(context: &Context, caches: &[Heads], kv: KvFormat, capacity: usize, pag
     // Other adapters' free memory is not told; a software adapter's is the machine's.
     let per_token = bytes_per_token(caches, kv);
     let need = (pages * PAGE) as u64 * per_token;
-    if caps.kind == AdapterKind::Cpu {
-        if let Some(available) = host::available_memory().filter(|a| need > *a) {
-            return refuse("the cache", need, available, available / per_token.max(1));
-        }
+    let available = host::available_memory().filter(|a| caps.kind == AdapterKind::Cpu && need > *a);
+    match available {
+        Some(available) => refuse("the cache", need, available, available / per_token.max(1)),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -51,13 +51,22 @@ fn fusable(graph: &Graph, sum: NodeId, keep: &[String]) -> Option<(NodeId, NodeI
         |&(linear, residual)| {
             matches!(graph.nodes[linear.0].op, Op::Linear { .. })
                 && linear != residual
+            // In place, no launch may read the vector that it adds to.
+            && graph.nodes[linear.0].inputs[0] != residual
                 && !kept(linear)
                 && !kept(residual)
                 && users(linear).count() == 1
                 && users(residual).all(|(i, _)| i <= sum.0)
+            && !overwritten_before(graph, graph.nodes[linear.0].inputs[0], sum)
                 && graph.nodes[residual.0].rows == node.rows
         },
     )
+}
+
+/// Whether a sum in place, before `node`, overwrites `x`: a linear can't move past that.
+fn overwritten_before(graph: &Graph, x: NodeId, node: NodeId) -> bool {
+    let in_place = |op: &Op| matches!(op, Op::LinearAdd { .. });
+    graph.nodes[..node.0].iter().any(|n| in_place(&n.op) && n.inputs.get(1) == Some(&x))
 }
 
 /// Takes a node that nobody uses out of the graph.

@@ -40,7 +40,11 @@ pub fn assign(graph: &Graph, size: impl Fn(usize) -> usize, kept: impl Fn(usize)
     let mut free: Vec<SlotId> = Vec::new();
     for i in 0..n {
         let slot = match in_place(graph, i) {
-            Some(input) => memory.slot[input.0],
+            Some(input) => {
+                let slot = memory.slot[input.0];
+                memory.sizes[slot.0] = memory.sizes[slot.0].max(size(i));
+                slot
+            }
             None => take(&mut memory.sizes, &mut free, size(i)),
         };
         memory.slot.push(slot);
@@ -70,5 +74,78 @@ fn take(sizes: &mut Vec<usize>, free: &mut Vec<SlotId>, need: usize) -> SlotId {
             sizes.push(need);
             SlotId(sizes.len() - 1)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::graph::{Part, Rope, RowOrder, WeightSpec};
+    use crate::plan::fuse::fuse;
+    use crate::shape::Rows;
+
+    /// A random graph of linears and sums over earlier nodes; sizes vary by node.
+    fn graph(choices: &[(bool, usize, usize)]) -> Graph {
+        let mut g = Graph::new(Rope::plain(1e4, 2));
+        let part = Part { tensor: "t".into(), rows: 8, order: RowOrder::Stored };
+        let spec = WeightSpec { name: "w".into(), rows: 8, cols: 8, parts: vec![part], interleaved: false };
+        let w = g.weight(spec).unwrap();
+        g.embed("n0", w);
+        for (i, &(sum, a, b)) in choices.iter().enumerate() {
+            let n = g.nodes.len();
+            let (a, b) = (NodeId(a % n), NodeId(b % n));
+            let name = format!("n{}", i + 1);
+            if sum { g.add(&name, a, b) } else { g.linear(&name, a, w, None) }.unwrap();
+        }
+        g
+    }
+
+    /// Runs the launches on symbols: every input must still hold its own node's result.
+    fn check(graph: &Graph, keep: &[String]) {
+        let size = |i: usize| 32 * (1 + i * 7 % 5);
+        let kept = |i: usize| keep.contains(&graph.nodes[i].name);
+        let memory = assign(graph, size, kept);
+        let mut holds: Vec<Option<usize>> = vec![None; memory.sizes.len()];
+        for (i, node) in graph.nodes.iter().enumerate() {
+            for input in &node.inputs {
+                assert_eq!(holds[memory.slot[input.0].0], Some(input.0), "input of {}", node.name);
+            }
+            let slot = memory.slot[i];
+            let shared = node.inputs.iter().filter(|input| memory.slot[input.0] == slot).count();
+            assert_eq!(
+                shared,
+                usize::from(in_place(graph, i).is_some()),
+                "{} reads what it writes",
+                node.name
+            );
+            assert!(memory.sizes[slot.0] >= size(i));
+            holds[slot.0] = Some(i);
+        }
+        for i in (0..graph.nodes.len()).filter(|&i| kept(i) || i + 1 == graph.nodes.len()) {
+            assert_eq!(holds[memory.slot[i].0], Some(i), "{} was to be kept", graph.nodes[i].name);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_result_is_overwritten_before_its_last_use(
+            choices in prop::collection::vec((any::<bool>(), 0usize..100, 0usize..100), 1..40),
+            kept in prop::collection::vec(0usize..40, 0..4),
+        ) {
+            let graph = graph(&choices);
+            let keep: Vec<String> =
+                kept.iter().filter_map(|&k| graph.nodes.get(k)).map(|n| n.name.clone()).collect();
+            check(&graph, &keep);
+            check(&fuse(&graph, &keep), &keep);
+        }
+    }
+
+    #[test]
+    fn a_chain_needs_two_slots() {
+        let graph = graph(&[(false, 0, 0), (false, 1, 0), (false, 2, 0), (false, 3, 0)]);
+        assert_eq!(assign(&graph, |_| 32, |_| false).sizes.len(), 2);
+        assert_eq!(graph.nodes[0].rows, Rows::Tokens);
     }
 }

@@ -1,4 +1,5 @@
 //! Graphs with random weights, on the CPU reference and on the device.
+#![allow(dead_code)]
 
 use wgllama::gpu::{Buffers, Context, Executable, Planes, StepTables};
 use wgllama::graph::reference::Source;

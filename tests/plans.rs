@@ -1,0 +1,115 @@
+//! Plans as text, without an adapter: what runs for models of real widths on adapters of every
+//! class. A change that matters to speed shows here as a diff (`cargo insta review`, or set
+//! INSTA_UPDATE=always).
+
+use wgllama::files::JsonFile;
+use wgllama::graph::Graph;
+use wgllama::model::{Config, architecture};
+use wgllama::plan::{Plan, PlanOptions, WeightLayout, lower};
+use wgllama::{Caps, KvFormat, WeightFormat};
+
+/// A model's true widths in two layers.
+fn graph(hidden: usize, wide: usize, heads: usize, kv_heads: usize, vocab: usize, tied: bool) -> Graph {
+    let text = format!(
+        r#"{{"model_type": "llama", "hidden_size": {hidden}, "intermediate_size": {wide},
+            "num_hidden_layers": 2, "num_attention_heads": {heads}, "num_key_value_heads": {kv_heads},
+            "vocab_size": {vocab}, "tie_word_embeddings": {tied}}}"#
+    );
+    let config = Config::from_json(&JsonFile::from_str("config.json", &text).unwrap()).unwrap();
+    (architecture("llama").unwrap().graph)(&config).unwrap()
+}
+
+fn plan(graph: &Graph, format: WeightFormat, caps: &Caps, options: &PlanOptions) -> Plan {
+    let layouts: Vec<_> = graph
+        .weights
+        .iter()
+        .map(|w| WeightLayout::new(w, &vec![format; w.parts.len()], caps).unwrap())
+        .collect();
+    lower(graph, &layouts, caps, options).unwrap()
+}
+
+/// Decode and prefill of one model on one adapter.
+fn text(graph: &Graph, format: WeightFormat, caps: &Caps) -> String {
+    let decode = plan(graph, format, caps, &PlanOptions::new(1, 1, KvFormat::F16));
+    let prefill = plan(graph, format, caps, &PlanOptions::new(512, 1, KvFormat::F16));
+    format!("{decode}\n{prefill}")
+}
+
+#[test]
+fn plans_of_smollm2_135m() {
+    let graph = graph(576, 1536, 9, 3, 49152, true);
+    for (name, caps) in Caps::presets() {
+        insta::assert_snapshot!(format!("smollm2_135m_{name}"), text(&graph, WeightFormat::Q4_1, &caps));
+    }
+}
+
+#[test]
+fn plans_of_tinyllama_1b() {
+    let graph = graph(2048, 5632, 32, 4, 32000, false);
+    for (name, caps) in Caps::presets() {
+        insta::assert_snapshot!(format!("tinyllama_1b_{name}"), text(&graph, WeightFormat::Q8_0, &caps));
+    }
+}
+
+#[test]
+fn plans_of_llama_3_8b() {
+    let graph = graph(4096, 14336, 32, 8, 128_256, false);
+    for (name, caps) in Caps::presets() {
+        insta::assert_snapshot!(format!("llama_3_8b_{name}"), text(&graph, WeightFormat::F16, &caps));
+    }
+}
+
+#[test]
+fn graphs_have_a_text() {
+    insta::assert_snapshot!("graph_smollm2_135m", graph(576, 1536, 9, 3, 49152, true).to_string());
+}
+
+#[test]
+fn a_layer_of_decode_is_nine_launches() {
+    for (_, caps) in Caps::presets() {
+        let plan = plan(
+            &graph(576, 1536, 9, 3, 49152, true),
+            WeightFormat::Q4_1,
+            &caps,
+            &PlanOptions::new(1, 1, KvFormat::F16),
+        );
+        let layer = plan.launches.iter().filter(|l| l.name.starts_with("layers.1.")).count();
+        assert_eq!(layer, 9);
+    }
+}
+
+#[test]
+fn making_a_plan_twice_gives_the_same_plan() {
+    let graph = graph(576, 1536, 9, 3, 49152, true);
+    let options = PlanOptions::new(7, 2, KvFormat::F32);
+    let make = || plan(&graph, WeightFormat::Q4_0, &Caps::apple(), &options);
+    assert_eq!(make(), make());
+}
+
+#[test]
+fn every_binding_keeps_the_adapters_limits() {
+    let graph = graph(4096, 14336, 32, 8, 128_256, false);
+    for (_, caps) in Caps::presets() {
+        for w in &graph.weights {
+            let layout = WeightLayout::new(w, &vec![WeightFormat::F32; w.parts.len()], &caps).unwrap();
+            for shard in &layout.shards {
+                assert!(shard.planes.quant_bytes as u64 <= caps.max_storage_binding);
+                assert!(shard.planes.bytes() as u64 <= caps.max_buffer);
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_that_exceed_a_binding_are_refused_with_what_would_fit() {
+    let graph = graph(4096, 14336, 32, 8, 128_256, false);
+    let caps = Caps::baseline();
+    let layouts: Vec<_> = graph
+        .weights
+        .iter()
+        .map(|w| WeightLayout::new(w, &vec![WeightFormat::F16; w.parts.len()], &caps).unwrap())
+        .collect();
+    let error = lower(&graph, &layouts, &caps, &PlanOptions::new(512, 512, KvFormat::F16)).unwrap_err();
+    assert!(matches!(error, wgllama::Error::OutOfMemory { .. }), "{error}");
+    assert!(error.to_string().contains("at most 261 tokens"), "{error}");
+}
