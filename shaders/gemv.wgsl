@@ -3,7 +3,7 @@
 // Grid   (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
 // Links  step, rows_*, lane_*, weight_*, x_*, out_*, bias_*
 //
-// A team holds ROWS x COLS sums, so that each activation serves ROWS rows and each weight,
+// A team holds ROWS x COLS sums (ROWS is a multiple of four), so that each activation serves ROWS rows and each weight,
 // decoded once, serves COLS tokens. With one column the scale of a group is applied to its
 // partial sum instead of to each weight: w = d q + m, so sum(w x) = d sum(q x) + m sum(x),
 // where sum(x) is shared by the rows. Rows come in shards (a limit of bindings, or joined
@@ -70,12 +70,22 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 }
             }
         }
-        for (var r = 0u; r < ROWS; r++) {
-            for (var c = 0u; c < COLS; c++) {
-                let sum = sum_all(lane, sums[r * COLS + c]);
-                if (lane.index == 0u && r0 + r < p.rows && t0 + c < n_rows()) {
-                    let o = p.first + (r0 + r) * p.stride;
-                    put((t0 + c) * p.pitch + o, sum + bias_of(o));
+        for (var c = 0u; c < COLS; c++) {
+            for (var r = 0u; r < ROWS; r += 4u) {
+                let sum = sum_all4(lane, vec4<f32>(
+                    sums[r * COLS + c],
+                    sums[(r + 1u) * COLS + c],
+                    sums[(r + 2u) * COLS + c],
+                    sums[(r + 3u) * COLS + c],
+                ));
+                if (lane.index == 0u && t0 + c < n_rows()) {
+                    for (var i = 0u; i < 4u; i++) {
+                        let row = r0 + r + i;
+                        let o = p.first + row * p.stride;
+                        if (row < p.rows) {
+                            put((t0 + c) * p.pitch + o, sum[i] + bias_of(o));
+                        }
+                    }
                 }
             }
         }

@@ -10,9 +10,9 @@ struct Lane {
     count: u32,  // invocations in a team
 }
 
-var<workgroup> lane_tree: array<f32, WG>;
+var<workgroup> lane_tree: array<vec4<f32>, WG>;
 
-fn sum_all(lane: Lane, v: f32) -> f32 {
+fn sum_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> {
     lane_tree[lane.index] = v;
     workgroupBarrier();
     for (var half = WG / 2u; half > 0u; half /= 2u) {
@@ -26,16 +26,18 @@ fn sum_all(lane: Lane, v: f32) -> f32 {
     return sum;
 }
 
+fn sum_all(lane: Lane, v: f32) -> f32 { return sum_all4(lane, vec4<f32>(v, 0.0, 0.0, 0.0)).x; }
+
 fn max_all(lane: Lane, v: f32) -> f32 {
-    lane_tree[lane.index] = v;
+    lane_tree[lane.index].x = v;
     workgroupBarrier();
     for (var half = WG / 2u; half > 0u; half /= 2u) {
         if (lane.index < half) {
-            lane_tree[lane.index] = max(lane_tree[lane.index], lane_tree[lane.index + half]);
+            lane_tree[lane.index].x = max(lane_tree[lane.index].x, lane_tree[lane.index + half].x);
         }
         workgroupBarrier();
     }
-    let top = lane_tree[0];
+    let top = lane_tree[0].x;
     workgroupBarrier();
     return top;
 }

@@ -13,15 +13,15 @@ struct Lane {
     first: bool,     // whether this invocation speaks for its subgroup
 }
 
-var<workgroup> lane_partial: array<f32, WG>;
+var<workgroup> lane_partial: array<vec4<f32>, WG>;
 
-fn sum_all(lane: Lane, v: f32) -> f32 {
+fn sum_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> {
     let part = subgroupAdd(v);
     if (lane.first) {
         lane_partial[lane.subgroup] = part;
     }
     workgroupBarrier();
-    var sum = 0.0;
+    var sum = vec4<f32>(0.0);
     for (var i = 0u; i < lane.subgroups; i++) {
         sum += lane_partial[i];
     }
@@ -29,15 +29,17 @@ fn sum_all(lane: Lane, v: f32) -> f32 {
     return sum;
 }
 
+fn sum_all(lane: Lane, v: f32) -> f32 { return sum_all4(lane, vec4<f32>(v, 0.0, 0.0, 0.0)).x; }
+
 fn max_all(lane: Lane, v: f32) -> f32 {
     let part = subgroupMax(v);
     if (lane.first) {
-        lane_partial[lane.subgroup] = part;
+        lane_partial[lane.subgroup].x = part;
     }
     workgroupBarrier();
-    var top = lane_partial[0];
+    var top = lane_partial[0].x;
     for (var i = 1u; i < lane.subgroups; i++) {
-        top = max(top, lane_partial[i]);
+        top = max(top, lane_partial[i].x);
     }
     workgroupBarrier();
     return top;

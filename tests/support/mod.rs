@@ -4,7 +4,6 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use wgllama::{Context, ContextOptions, KvFormat, LoadOptions, Model, Session, SessionOptions};
 
@@ -22,14 +21,12 @@ fn skip<T>(what: &str, variable: &str) -> Option<T> {
     None
 }
 
-/// The device that tests run on: `WGLLAMA_TEST_DEVICE`, else the best one.
+/// The device that tests run on: `WGLLAMA_TEST_DEVICE`, else the best one. Each test opens its
+/// own, so that tests run side by side: a software adapter works on one thread per device.
 pub fn gpu() -> Option<Context> {
-    static CONTEXT: OnceLock<Option<Context>> = OnceLock::new();
-    let context = CONTEXT.get_or_init(|| {
-        let device = std::env::var("WGLLAMA_TEST_DEVICE").ok();
-        Context::new(&ContextOptions { device, ..Default::default() }).ok()
-    });
-    context.clone().or_else(|| skip("a GPU adapter", "REQUIRE_GPU"))
+    let device = std::env::var("WGLLAMA_TEST_DEVICE").ok();
+    let context = Context::new(&ContextOptions { device, ..Default::default() }).ok();
+    context.or_else(|| skip("a GPU adapter", "REQUIRE_GPU"))
 }
 
 /// The folder with models and goldens beside the project: `WGLLAMA_SHARED`, else `../shared`.
