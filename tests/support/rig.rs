@@ -102,6 +102,31 @@ impl Rig {
         batches: &[Batch],
         context: usize,
     ) -> Vec<f32> {
+        let tokens = batches.iter().flat_map(|b| &b.tokens);
+        let sequences = tokens.map(|t| t.sequence as usize + 1).max().unwrap_or(1);
+        let mut run = self.bind(gpu, caps, plan, sequences, context);
+        let pages = context.div_ceil(PAGE);
+        // Pages of the sequences alternate, from the last one down.
+        let tables: Vec<Vec<u32>> = (0..sequences)
+            .map(|s| (0..pages).map(|p| (sequences * pages - 1 - (p * sequences + s)) as u32).collect())
+            .collect();
+        let mut logits = Vec::new();
+        for batch in batches {
+            run.run(batch, StepTables { tables: &tables, pages }).unwrap();
+            pollster::block_on(run.read_logits(batch.outputs.len(), &mut logits)).unwrap();
+        }
+        logits
+    }
+
+    /// Binds `plan` to this rig's weights and an empty cache; activations are poisoned.
+    pub fn bind(
+        &self,
+        gpu: &Context,
+        caps: &Caps,
+        plan: &Plan,
+        sequences: usize,
+        context: usize,
+    ) -> Executable {
         let matrices: Vec<Vec<Planes>> =
             self.layouts(caps).iter().enumerate().map(|(i, l)| self.upload(gpu, i, l)).collect();
         let vectors: Vec<_> = self
@@ -118,8 +143,6 @@ impl Rig {
         let tables = self.graph.rope.tables(context);
         let rope = gpu.buffer("rope", tables.len() as u64 * 8, "").unwrap();
         gpu.write(&rope, 0, bytemuck::cast_slice(&tables));
-        let sequences =
-            batches.iter().flat_map(|b| &b.tokens).map(|t| t.sequence as usize + 1).max().unwrap_or(1);
         let pages = context.div_ceil(PAGE);
         let cache = |kv: KvFormat| {
             let layer = |h: &wgllama::graph::Heads| {
@@ -131,18 +154,9 @@ impl Rig {
         let (keys, values) = (cache(plan.options.kv), cache(plan.options.kv));
         let buffers =
             Buffers { weights: &matrices, vectors: &vectors, rope: &rope, keys: &keys, values: &values };
-        let mut run = Executable::bind(gpu, plan.clone(), buffers, sequences, pages).unwrap();
+        let run = Executable::bind(gpu, plan.clone(), buffers, sequences, pages).unwrap();
         run.fill_activations(f32::NAN.to_bits());
-        // Pages of the sequences alternate, from the last one down.
-        let tables: Vec<Vec<u32>> = (0..sequences)
-            .map(|s| (0..pages).map(|p| (sequences * pages - 1 - (p * sequences + s)) as u32).collect())
-            .collect();
-        let mut logits = Vec::new();
-        for batch in batches {
-            run.run(batch, StepTables { tables: &tables, pages }).unwrap();
-            pollster::block_on(run.read_logits(batch.outputs.len(), &mut logits)).unwrap();
-        }
-        logits
+        run
     }
 
     fn upload(&self, gpu: &Context, index: usize, layout: &WeightLayout) -> Vec<Planes> {
