@@ -204,3 +204,30 @@ fn chunks_of_the_prompt_do_not_change_smollm2s_text() {
         [1, 7, 32, 512].map(|chunk| greedy(&mut session(&model, KvFormat::F16, 512, chunk), &ids, 12));
     assert!(texts.windows(2).all(|w| w[0] == w[1]), "{texts:?}");
 }
+
+#[test]
+#[ignore = "prints the table of measured errors in docs/NUMERICS.md"]
+fn print_measured_errors() {
+    let (Some(shared), Some(path), Some(gpu)) = (shared(), smollm2(), gpu()) else { return };
+    let goldens = shared.join("models/golden");
+    let models = [
+        ("stories260K F32", shared.join("models/stories260K"), "stories260K_f32", "short dialog unicode newline long"),
+        ("SmolLM2-135M Q4_1", path, "smollm2_q4_1_f32dequant", "short one chat unicode code long"),
+    ];
+    for (name, path, golden, prompts) in models {
+        let golden = Golden::open(&goldens.join(format!("{golden}.safetensors")));
+        let model = load(&gpu, &path);
+        for kv in KvFormat::ALL {
+            for prompt in prompts.split(' ') {
+                let ids = golden.ids(&format!("{prompt}.ids"));
+                let mut session = session(&model, kv, 512, 512);
+                session.prefill(&ids).unwrap();
+                let expected = golden.floats(&format!("{prompt}.last_logits"));
+                let (max, _) = support::max_error(session.logits().unwrap(), &expected);
+                let squares = session.logits().unwrap().iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2));
+                let rms = (squares.sum::<f64>() / expected.len() as f64).sqrt();
+                println!("| {name} | {kv} | {prompt} ({}) | {max:.1e} | {rms:.1e} |", ids.len());
+            }
+        }
+    }
+}

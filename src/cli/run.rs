@@ -54,6 +54,7 @@ struct Figures {
     ids: Vec<u32>,
     finish: Option<Finish>,
     text: String,
+    cache_bytes: u64,
 }
 
 pub fn run(args: &Args) -> Outcome {
@@ -106,6 +107,7 @@ fn generate(
     load: f64,
 ) -> Result<Figures, Stop> {
     let mut out = std::io::stdout().lock();
+    let cache_bytes = session.cache_bytes();
     let start = Instant::now();
     let mut stream = session.generate_ids(ids, sampling)?;
     let prompt = start.elapsed().as_secs_f64();
@@ -118,6 +120,7 @@ fn generate(
         ids: Vec::new(),
         finish: None,
         text: String::new(),
+        cache_bytes,
     };
     for piece in &mut stream {
         let piece = piece?;
@@ -163,6 +166,9 @@ fn report(args: &Args, model: &Model, figures: &Figures, seed: u64) -> Outcome {
             "prompt_tokens_per_second": prompt_rate,
             "generation_seconds": figures.generation,
             "generation_tokens_per_second": generation_rate,
+            "weight_bytes": model.weights().bytes(),
+            "cache_bytes": figures.cache_bytes,
+            "peak_host_bytes": wgllama::host::peak_memory(),
         });
         writeln!(std::io::stdout(), "{object}")?;
         return Ok(());
