@@ -20,7 +20,7 @@ const SHAPES: [(usize, usize); 4] = [(3072, 576), (576, 1536), (11264, 2048), (4
 
 fn step(context: &Context, run: &mut Executable, tokens: usize) {
     let batch = Batch::sequence(&vec![1; tokens], 0, 0);
-    run.run(&batch, StepTables { tables: &[vec![0; 8]], pages: 8 }).expect("a step");
+    run.run(&batch, StepTables(&[vec![0; 8]])).expect("a step");
     context.wait().expect("the device");
 }
 
@@ -43,7 +43,8 @@ fn sums(context: &Context, floats: usize) -> Executable {
         rows: Rows::Tokens,
     };
     let options = PlanOptions::new(1, 1, KvFormat::F32);
-    let plan = Plan { options, launches: vec![launch], slots: vec![floats; 3], output, kept: Vec::new() };
+    let plan =
+        Plan { options, launches: vec![launch], slots: vec![floats; 3], vocab: 2, output, kept: Vec::new() };
     let rope = context.buffer("unused", 16, "").expect("a buffer");
     let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[] };
     Executable::bind(context, plan, buffers, 1, 8).expect("a plan")

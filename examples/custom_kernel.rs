@@ -55,6 +55,7 @@ fn main() -> wgllama::Result<()> {
         options: PlanOptions::new(tokens, 1, KvFormat::F32),
         launches: vec![launch],
         slots: vec![tokens * width; 2],
+        vocab: 1,
         output,
         kept: Vec::new(),
     };
@@ -64,8 +65,8 @@ fn main() -> wgllama::Result<()> {
     let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[] };
     let mut run = Executable::bind(&context, plan, buffers, 1, 1)?;
     let input: Vec<f32> = (0..tokens * width).map(|i| i as f32).collect();
-    run.write_slot(x, &input);
-    run.run(&Batch::sequence(&[0; 3], 0, 0), StepTables { tables: &[vec![0]], pages: 1 })?;
+    run.write_slot(x, &input)?;
+    run.run(&Batch::sequence(&[0; 3], 0, 0), StepTables(&[vec![0]]))?;
     let result = pollster::block_on(run.read_slot(y, tokens * width))?;
     assert!(input.iter().zip(&result).all(|(a, b)| 2.5 * a == *b));
     println!("{:?} ...", &result[..4]);

@@ -6,7 +6,7 @@
 // Rotates neighbouring pairs (2 i, 2 i + 1) by the angle pos * freq_i (Su et al., RoFormer);
 // models with halves rotated have their rows reordered at load. Sine and cosine are not
 // computed here, where drivers differ, but come from two tables made on the host in f64:
-// position pos = 256 a + b turns by the product of the rotations for 256 a and for b.
+// position pos = FINE a + b turns by the product of the rotations for FINE a and for b.
 // Pairs beyond `rotated` pass unchanged; those that only fill up a stored head are zero.
 struct Params {
     heads: u32,
@@ -19,7 +19,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec2<f32>>;         // [T, (heads + 2 kv_heads) head_dim]
-@group(0) @binding(1) var<storage, read> rope: array<vec2<f32>>;        // [256 + ceil(ctx / 256), rotated] cos, sin
+@group(0) @binding(1) var<storage, read> rope: array<vec2<f32>>;        // [FINE + ceil(ctx / FINE), rotated] cos, sin
 @group(0) @binding(2) var<storage, read_write> q: array<vec2<f32>>;     // [T, heads, padded head_dim]
 @group(0) @binding(3) var<storage, read_write> k: array<KvPair>;        // [pages, kv_heads, PAGE, padded head_dim]
 @group(0) @binding(4) var<storage, read_write> v: array<KvPair>;        // [pages, kv_heads, PAGE, padded head_dim]
@@ -43,8 +43,8 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         value = qkv[t * p.pitch + head * p.pairs + pair];
     }
     if (head < p.heads + p.kv_heads && pair < p.rotated) {
-        let fine = rope[(position % 256u) * p.rotated + pair];
-        let coarse = rope[(256u + position / 256u) * p.rotated + pair];
+        let fine = rope[(position % FINE) * p.rotated + pair];
+        let coarse = rope[(FINE + position / FINE) * p.rotated + pair];
         value = turn(value, turn(fine, coarse));
     }
     if (head < p.heads) {

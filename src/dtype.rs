@@ -1,5 +1,5 @@
 //! The formats in which weights and cached keys and values are stored.
-//! Encoding and decoding is `quant`'s; the layout on the GPU is `kernels::weights`'.
+//! Encoding and decoding is `quant`'s; the layout on the GPU is `kernels::pack`'.
 
 use std::fmt;
 

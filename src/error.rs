@@ -141,18 +141,27 @@ pub enum Error {
         message: String,
     },
     /// The prompt is longer than the context. Shorten it or raise `--ctx`.
-    #[error("the prompt has {len} tokens, but the context holds {max}; shorten it or raise the context size")]
+    #[error("the prompt has {len} tokens, but the context has room for {room}; shorten it or raise --ctx")]
     PromptTooLong {
         /// Tokens in the prompt.
         len: usize,
         /// Tokens that the context can still hold.
-        max: usize,
+        room: usize,
     },
     /// The context is full. Truncate the session or raise `--ctx`.
     #[error("the context of {max} tokens is full")]
     ContextFull {
         /// Tokens that the context holds.
         max: usize,
+    },
+    /// The model computed something that is no number: its weights are damaged, or a kernel is
+    /// wrong on this adapter. Try `--caps baseline`, and please report it.
+    #[error("the logit of token {id} is {value}")]
+    BadLogits {
+        /// The token.
+        id: u32,
+        /// What was found.
+        value: f32,
     },
     /// An option's value can't be used.
     #[error("{name}: {message}")]

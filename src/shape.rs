@@ -12,6 +12,10 @@ pub const MAX_COLS: usize = 8;
 /// team that owns several rows reads inside the buffer.
 pub const ROW_ALIGN: usize = 8;
 
+/// Rotations come from two tables: one by 0 to ROPE_FINE - 1 positions, one by multiples of
+/// ROPE_FINE.
+pub const ROPE_FINE: usize = 256;
+
 /// `n` rounded up to a multiple of `m` (`m` > 0).
 pub const fn round_up(n: usize, m: usize) -> usize {
     n.div_ceil(m) * m

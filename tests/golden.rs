@@ -211,7 +211,12 @@ fn print_measured_errors() {
     let (Some(shared), Some(path), Some(gpu)) = (shared(), smollm2(), gpu()) else { return };
     let goldens = shared.join("models/golden");
     let models = [
-        ("stories260K F32", shared.join("models/stories260K"), "stories260K_f32", "short dialog unicode newline long"),
+        (
+            "stories260K F32",
+            shared.join("models/stories260K"),
+            "stories260K_f32",
+            "short dialog unicode newline long",
+        ),
         ("SmolLM2-135M Q4_1", path, "smollm2_q4_1_f32dequant", "short one chat unicode code long"),
     ];
     for (name, path, golden, prompts) in models {
@@ -224,7 +229,8 @@ fn print_measured_errors() {
                 session.prefill(&ids).unwrap();
                 let expected = golden.floats(&format!("{prompt}.last_logits"));
                 let (max, _) = support::max_error(session.logits().unwrap(), &expected);
-                let squares = session.logits().unwrap().iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2));
+                let squares =
+                    session.logits().unwrap().iter().zip(&expected).map(|(a, b)| f64::from(a - b).powi(2));
                 let rms = (squares.sum::<f64>() / expected.len() as f64).sqrt();
                 println!("| {name} | {kv} | {prompt} ({}) | {max:.1e} | {rms:.1e} |", ids.len());
             }

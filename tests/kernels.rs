@@ -289,7 +289,7 @@ fn a_ragged_batch_equals_its_sequences_run_alone() {
 #[test]
 fn a_matrix_in_shards_equals_the_reference() {
     let Some(gpu) = gpu() else { return };
-    // Bindings of 4 KiB: the table and every matrix come in several pieces.
+    // Bindings of 16 KiB: the table and every matrix come in several pieces.
     let caps = Caps { max_storage_binding: 16 << 10, ..gpu.caps().clone() };
     let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
     for format in [WeightFormat::F32, WeightFormat::BF16] {

@@ -195,6 +195,23 @@ fn a_lost_device_is_an_error_and_another_can_be_opened() {
 }
 
 #[test]
+fn a_batch_that_points_outside_is_refused() {
+    let token = |id, position, sequence| wgllama::graph::Token { id, position, sequence };
+    let batch = |t, outputs| Batch { tokens: vec![t], outputs };
+    assert!(batch(token(9, 63, 1), vec![0]).check(10, 64, 2).is_ok());
+    let wrong = [
+        (batch(token(10, 0, 0), vec![]), "id 10"),
+        (batch(token(0, 64, 0), vec![]), "position 64"),
+        (batch(token(0, 0, 2), vec![]), "sequence 2"),
+        (batch(token(0, 0, 0), vec![1]), "output 1"),
+    ];
+    for (batch, named) in wrong {
+        let error = batch.check(10, 64, 2).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[test]
 #[ignore = "prints the values to pin above"]
 fn print_pins() {
     let (_folder, files) = model();

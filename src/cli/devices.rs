@@ -2,11 +2,10 @@
 
 use std::io::Write;
 
-use wgllama::Error;
 use wgllama::caps::AdapterKind;
 use wgllama::gpu::list_adapters;
 
-use super::Outcome;
+use super::{Outcome, tell};
 
 #[derive(clap::Args)]
 pub struct Args {}
@@ -14,12 +13,7 @@ pub struct Args {}
 const MIB: u64 = 1 << 20;
 
 pub fn run(_: &Args) -> Outcome {
-    let adapters = list_adapters();
-    let Some(picked) = adapters.first() else {
-        let help = "on Linux: apt-get install libvulkan1 mesa-vulkan-drivers gives a software one; \
-                    elsewhere install the GPU's driver";
-        return Err(Error::NoAdapter { help: help.to_string() }.into());
-    };
+    let adapters = list_adapters()?;
     let mut out = std::io::stdout().lock();
     for adapter in &adapters {
         let caps = &adapter.caps;
@@ -29,7 +23,7 @@ pub fn run(_: &Args) -> Outcome {
             None => "no subgroups".to_string(),
         };
         let with = |has: bool, name: &str| if has { name.to_string() } else { format!("no {name}") };
-        let mark = if adapter.index == picked.index { '*' } else { ' ' };
+        let mark = if adapter.index == 0 { '*' } else { ' ' };
         writeln!(out, "{mark} {}: {}", adapter.index, adapter.name)?;
         writeln!(out, "     {}, {}, {}", caps.kind, adapter.backend, adapter.driver)?;
         writeln!(
@@ -49,8 +43,8 @@ pub fn run(_: &Args) -> Outcome {
         )?;
     }
     writeln!(out, "* is used unless --device names another")?;
-    if picked.caps.kind == AdapterKind::Cpu {
-        eprintln!("note: no GPU was found; {} runs on the CPU", picked.name);
+    if let Some(picked) = adapters.first().filter(|a| a.caps.kind == AdapterKind::Cpu) {
+        tell(format_args!("note: no GPU was found; {} runs on the CPU", picked.name));
     }
     Ok(())
 }

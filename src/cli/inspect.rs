@@ -85,7 +85,7 @@ fn describe(files: &ModelFiles, ctx: Option<usize>) -> Result<String> {
     let ctx = ctx.unwrap_or(config.max_position_embeddings.min(4096));
     for kv in KvFormat::ALL {
         let per_token = bytes_per_token(&files.graph().caches, kv);
-        let all = megabytes(per_token * ctx as u64);
+        let all = megabytes(per_token.saturating_mul(ctx as u64));
         lines.push(format!("cache in {kv}     {per_token} bytes a token, {all} for {ctx} tokens"));
     }
     lines.push(match files.tokenizer() {

@@ -1,13 +1,13 @@
 //! `wgllama logits`: the way to compare this engine with another one.
 
-use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorView};
-use wgllama::{Error, ModelFiles, Result, SessionOptions, Specials};
+use wgllama::{Error, ModelFiles, Result, Session, SessionOptions, Specials};
 
-use super::Outcome;
 use super::options::{CacheArgs, DeviceArgs, load, prompt};
+use super::{Outcome, tell};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -37,39 +37,70 @@ pub fn run(args: &Args) -> Outcome {
         Some(text) => files.tokenizer()?.encode_prompt(&prompt(text)?, Specials::Text)?,
         None => args.tokens.clone(),
     };
-    let context = args.device.open()?;
-    let (model, _) = load(&context, &files)?;
     let options = SessionOptions {
         context: Some(args.cache.ctx.unwrap_or(ids.len().max(1))),
         kv: args.cache.kv()?,
         chunk: Some(args.chunk),
     };
+    options.context_for(files.config())?;
+    let out = Output::create(&args.out)?;
+    let context = args.device.open()?;
+    let (model, _) = load(&context, &files)?;
     let mut session = model.session(&options)?;
-    let logits = session.prefill_all(&ids)?;
-    write(&args.out, &ids, &logits, model.config().vocab_size)?;
-    eprintln!("{} positions of {} logits in {}", ids.len(), model.config().vocab_size, args.out.display());
+    out.write(&ids, &mut session)?;
+    let vocab = model.config().vocab_size;
+    tell(format_args!("{} positions of {vocab} logits in {}", ids.len(), args.out.display()));
     Ok(())
 }
 
-/// Writes beside the final name first, so that a failure leaves nothing under it.
-fn write(path: &Path, ids: &[u32], logits: &[f32], vocab: usize) -> Result<()> {
-    let bad =
-        |e: safetensors::SafeTensorError| Error::Safetensors { path: path.into(), message: e.to_string() };
-    let mut tensors = HashMap::new();
-    let shape = vec![ids.len(), vocab];
-    tensors.insert("logits", TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(logits)).map_err(bad)?);
-    tensors.insert(
-        "input_ids",
-        TensorView::new(Dtype::I32, vec![ids.len()], bytemuck::cast_slice(ids)).map_err(bad)?,
-    );
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let result = safetensors::serialize_to_file(tensors, None, &part).map_err(bad);
-    let result = result.and_then(|()| std::fs::rename(&part, path).map_err(|e| Error::io(path, e)));
-    if result.is_err() {
-        // It may not even be there.
-        let _ = std::fs::remove_file(&part);
+/// A file that takes its final name only when it is whole.
+struct Output {
+    path: PathBuf,
+    part: PathBuf,
+    file: Option<BufWriter<File>>,
+}
+
+impl Output {
+    /// Opens the file, so that a name that can't be written is known before the work is done.
+    fn create(path: &Path) -> Result<Self> {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(".part");
+        let part = path.with_file_name(name);
+        let file = File::create(&part).map_err(|e| Error::io(path, e))?;
+        Ok(Self { path: path.to_path_buf(), part, file: Some(BufWriter::new(file)) })
     }
-    result
+
+    /// Writes a safetensors file, logits as they are computed.
+    fn write(mut self, ids: &[u32], session: &mut Session) -> Result<()> {
+        let vocab = session.model().config().vocab_size;
+        let (id_bytes, bytes) = (ids.len() * 4, ids.len() * vocab * 4);
+        let header = serde_json::json!({
+            "input_ids": { "dtype": "I32", "shape": [ids.len()], "data_offsets": [0, id_bytes] },
+            "logits": { "dtype": "F32", "shape": [ids.len(), vocab], "data_offsets": [id_bytes, id_bytes + bytes] },
+        });
+        // The format wants the data aligned to eight bytes; spaces are allowed after the header.
+        let mut header = header.to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |e| Error::io(path, e)
+        };
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed(&self.path))?;
+        file.write_all(&header).map_err(failed(&self.path))?;
+        file.write_all(bytemuck::cast_slice(ids)).map_err(failed(&self.path))?;
+        session.prefill_with(ids, |logits| {
+            file.write_all(bytemuck::cast_slice(logits)).map_err(failed(&self.path))
+        })?;
+        file.flush().map_err(failed(&self.path))?;
+        drop(file);
+        std::fs::rename(&self.part, &self.path).map_err(failed(&self.path))
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        // After a success it is not there any more.
+        let _ = std::fs::remove_file(&self.part);
+    }
 }

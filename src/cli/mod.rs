@@ -60,6 +60,11 @@ impl From<std::io::Error> for Stop {
     }
 }
 
+/// Tells the user something beside the output. A closed stderr leaves nobody to tell.
+fn tell(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 type Outcome = Result<(), Stop>;
 
 /// Parses the command line and runs it. Exit codes: 0, 1 for a failure, 2 for wrong usage.
@@ -86,8 +91,7 @@ pub fn main() -> ExitCode {
                 }
                 cause = inner.source();
             }
-            // A closed stderr leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "{text}");
+            tell(format_args!("{text}"));
             ExitCode::FAILURE
         }
     }

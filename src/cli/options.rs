@@ -9,6 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgllama::caps::AdapterKind;
 use wgllama::{Context, ContextOptions, Error, KvFormat, LoadOptions, Model, ModelFiles, Result};
 
+use super::tell;
+
 /// Which device, and how it is opened.
 #[derive(Args)]
 pub struct DeviceArgs {
@@ -30,7 +32,10 @@ impl DeviceArgs {
         };
         let context = Context::new(&options)?;
         if context.caps().kind == AdapterKind::Cpu {
-            eprintln!("note: {} is a software adapter: this runs on the CPU", context.adapter().name);
+            tell(format_args!(
+                "note: {} is a software adapter: this runs on the CPU",
+                context.adapter().name
+            ));
         }
         Ok(context)
     }

@@ -6,23 +6,26 @@ use std::time::Instant;
 
 use serde_json::json;
 use wgllama::{
-    Error, Finish, Message, Model, ModelFiles, Result, Sampling, Session, SessionOptions, Specials,
+    Error, Finish, Message, Model, ModelFiles, Result, Sampler, Sampling, Session, SessionOptions, Specials,
 };
 
 use super::options::{CacheArgs, DeviceArgs, default_model, is_model, load, prompt};
-use super::{Outcome, Stop};
+use super::{Outcome, Stop, tell};
 
 #[derive(clap::Args)]
+#[command(override_usage = "wgllama run [OPTIONS] [MODEL] PROMPT")]
 pub struct Args {
-    /// [MODEL] PROMPT: a Hugging Face folder or GGUF file (default: the model of `make demo`), and the
-    /// text, or - for standard input
-    #[arg(value_name = "MODEL] [PROMPT", num_args = 1..=2, required = true)]
-    words: Vec<String>,
+    /// Hugging Face folder or GGUF file [default: the model of `make demo`]
+    #[arg(value_name = "MODEL")]
+    first: String,
+    /// The text, or - for standard input
+    #[arg(value_name = "PROMPT")]
+    second: Option<String>,
     /// The most tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
     /// Divides the logits; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    #[arg(long, value_name = "T", default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
     /// Only the K likeliest tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = 40)]
@@ -36,6 +39,9 @@ pub struct Args {
     /// Give the prompt to the model as it stands, without its chat template
     #[arg(long)]
     raw: bool,
+    /// Special tokens written in a prompt without template become their ids instead of staying text
+    #[arg(long)]
+    special: bool,
     /// Print one JSON object with text, ids and figures instead of streaming
     #[arg(long)]
     json: bool,
@@ -58,14 +64,13 @@ struct Figures {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let (path, text) = match args.words.as_slice() {
-        [model, text] => (model.into(), text),
-        [model] if is_model(model) => {
-            let message = format!("expected MODEL and PROMPT, found only the model {model}");
+    let (path, text) = match &args.second {
+        Some(text) => (args.first.clone().into(), text),
+        None if is_model(&args.first) => {
+            let message = format!("expected MODEL and PROMPT, found only the model {}", args.first);
             return Err(Error::InvalidOption { name: "PROMPT".to_string(), message }.into());
         }
-        [text] => (default_model()?, text),
-        _ => return Ok(()),
+        None => (default_model()?, &args.first),
     };
     let text = prompt(text)?;
     let files = ModelFiles::open(Path::new(&path))?;
@@ -77,10 +82,17 @@ pub fn run(args: &Args) -> Outcome {
         seed: args.seed.unwrap_or_else(fresh_seed),
         max_tokens: args.max_tokens,
     };
+    let options = SessionOptions { context: args.cache.ctx, kv: args.cache.kv()?, chunk: None };
+    // What can be known to be wrong is said before anything is loaded.
+    Sampler::new(&sampling)?;
+    let room = options.context_for(files.config())?;
+    if ids.len() > room {
+        return Err(Error::PromptTooLong { len: ids.len(), room }.into());
+    }
     let context = args.device.open()?;
     let (model, load) = load(&context, &files)?;
-    let options = SessionOptions { context: args.cache.ctx, kv: args.cache.kv()?, chunk: None };
     let mut session = model.session(&options)?;
+    session.prepare()?;
     let figures = generate(args, &mut session, &ids, &sampling, load)?;
     report(args, &model, &figures, sampling.seed)
 }
@@ -88,7 +100,8 @@ pub fn run(args: &Args) -> Outcome {
 fn encode(args: &Args, files: &ModelFiles, text: &str) -> Result<Vec<u32>> {
     let tokenizer = files.tokenizer()?;
     if args.raw || !tokenizer.has_chat_template() {
-        return tokenizer.encode_prompt(text, Specials::Text);
+        let specials = if args.special { Specials::Parse } else { Specials::Text };
+        return tokenizer.encode_prompt(text, specials);
     }
     tokenizer.encode_chat(&[Message { role: "user".to_string(), content: text.to_string() }])
 }
@@ -173,10 +186,10 @@ fn report(args: &Args, model: &Model, figures: &Figures, seed: u64) -> Outcome {
         writeln!(std::io::stdout(), "{object}")?;
         return Ok(());
     }
-    eprintln!(
+    tell(format_args!(
         "\n{} ({}), loaded in {:.2} s\nprompt {} tokens, {prompt_rate:.1} tok/s; \
          generated {generated} tokens, {generation_rate:.1} tok/s ({finish})",
         adapter.name, adapter.backend, figures.load, figures.prompt_tokens
-    );
+    ));
     Ok(())
 }

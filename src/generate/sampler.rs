@@ -134,7 +134,7 @@ fn argmax(logits: &[f32]) -> Result<u32> {
     let mut best: Option<(f32, u32)> = None;
     for (&value, id) in logits.iter().zip(0..) {
         if value.is_nan() || value == f32::INFINITY {
-            return Err(Error::Gpu { message: format!("the logit of token {id} is {value}") });
+            return Err(Error::BadLogits { id, value });
         }
         if best.is_none_or(|(top, _)| value > top) {
             best = Some((value, id));

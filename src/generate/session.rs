@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::generate::{Sampler, Sampling, TokenStream};
 use crate::gpu::{Buffer, Buffers, Executable, StepTables};
 use crate::graph::Batch;
-use crate::model::{KvCache, Model};
+use crate::model::{Config, KvCache, Model};
 use crate::plan::{Plan, PlanOptions, lower};
 use crate::tokenizer::Specials;
 
@@ -16,13 +16,32 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// Format of cached keys and values.
     pub kv: KvFormat,
-    /// The most prompt tokens in one step; by default 512.
+    /// The most prompt tokens in one step; by default 512, or what the device can hold.
     pub chunk: Option<usize>,
 }
 
 /// A context of the default size is no longer than this.
 const DEFAULT_CONTEXT: usize = 4096;
 const DEFAULT_CHUNK: usize = 512;
+
+/// Positions are counted in 32 bits, with some room.
+const MAX_CONTEXT: usize = 1 << 30;
+
+impl SessionOptions {
+    /// Tokens that the context of a session will hold; an error for options that make no
+    /// sense, before any model is loaded.
+    pub fn context_for(&self, config: &Config) -> Result<usize> {
+        let trained = config.max_position_embeddings;
+        let context = self.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
+        if !(1..=MAX_CONTEXT).contains(&context) {
+            return Err(Error::option("ctx", format!("expected 1 to {MAX_CONTEXT} tokens, found {context}")));
+        }
+        if self.chunk == Some(0) {
+            return Err(Error::option("chunk", "expected 1 or more tokens, found 0"));
+        }
+        Ok(context)
+    }
+}
 
 /// Which of a session's plans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,73 +54,84 @@ pub enum Phase {
 
 /// One sequence: what was fed so far, and the logits of what comes next.
 pub struct Session {
-    model: Model,
-    options: SessionOptions,
-    rope: Buffer,
+    base: Base,
     cache: KvCache,
+    chunk: usize,
     decode: Executable,
     prefill: Option<Executable>,
+    /// As `prefill`, with the logits of every token.
     all: Option<Executable>,
     ids: Vec<u32>,
     logits: Vec<f32>,
 }
 
-impl Model {
-    /// A session with an empty context.
-    pub fn session(&self, options: &SessionOptions) -> Result<Session> {
-        let trained = self.config().max_position_embeddings;
-        let context = options.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
-        let chunk = options.chunk.unwrap_or(DEFAULT_CHUNK);
-        if context == 0 || context > u32::MAX as usize / 2 {
-            return Err(Error::option("ctx", format!("expected 1 or more tokens, found {context}")));
-        }
-        if chunk == 0 {
-            return Err(Error::option("chunk", "expected 1 or more tokens, found 0"));
-        }
-        if context > trained {
-            log::warn!("the model was trained for {trained} positions, the context holds {context}");
-        }
-        let options =
-            SessionOptions { context: Some(context), chunk: Some(chunk.min(context)), kv: options.kv };
-        let cache = KvCache::new(self.context(), &self.graph().caches, options.kv, context)?;
-        let rope = self.rope_tables(context)?;
-        let plan = lower(
-            self.graph(),
-            &self.weights().layouts,
-            self.context().caps(),
-            &PlanOptions::new(1, 1, options.kv),
-        )?;
-        let decode = bind(self, plan, &rope, &cache)?;
-        Ok(Session {
-            model: self.clone(),
-            options,
-            rope,
-            cache,
-            decode,
-            prefill: None,
-            all: None,
-            ids: Vec::new(),
-            logits: Vec::new(),
+/// What every executable of a session is made from.
+struct Base {
+    model: Model,
+    kv: KvFormat,
+    rope: Buffer,
+}
+
+impl Base {
+    fn plan(&self, max_tokens: usize, max_outputs: usize, keep: &[&str]) -> Result<Plan> {
+        let mut options = PlanOptions::new(max_tokens, max_outputs, self.kv);
+        options.keep = keep.iter().map(|k| (*k).to_string()).collect();
+        lower(self.model.graph(), &self.model.weights().layouts, self.model.context().caps(), &options)
+    }
+
+    fn bind(&self, plan: Plan, cache: &KvCache) -> Result<Executable> {
+        let weights = self.model.weights();
+        let buffers = Buffers {
+            weights: &weights.matrices,
+            vectors: &weights.vectors,
+            rope: &self.rope,
+            keys: &cache.keys,
+            values: &cache.values,
+        };
+        Executable::bind(self.model.context(), plan, buffers, cache.tables().len(), cache.pages)
+    }
+
+    /// The executable in `place`, made on first use.
+    fn ensure<'a>(
+        &self,
+        place: &'a mut Option<Executable>,
+        cache: &KvCache,
+        max_tokens: usize,
+        max_outputs: usize,
+    ) -> Result<&'a mut Executable> {
+        Ok(match place {
+            Some(run) => run,
+            None => place.insert(self.bind(self.plan(max_tokens, max_outputs, &[])?, cache)?),
         })
     }
 }
 
-fn bind(model: &Model, plan: Plan, rope: &Buffer, cache: &KvCache) -> Result<Executable> {
-    let weights = model.weights();
-    let buffers = Buffers {
-        weights: &weights.matrices,
-        vectors: &weights.vectors,
-        rope,
-        keys: &cache.keys,
-        values: &cache.values,
-    };
-    Executable::bind(model.context(), plan, buffers, cache.tables().len(), cache.pages)
+impl Model {
+    /// A session with an empty context.
+    pub fn session(&self, options: &SessionOptions) -> Result<Session> {
+        let context = options.context_for(self.config())?;
+        let trained = self.config().max_position_embeddings;
+        if context > trained {
+            log::warn!("the model was trained for {trained} positions, the context holds {context}");
+        }
+        let cache = KvCache::new(self.context(), &self.graph().caches, options.kv, context)?;
+        let base = Base { model: self.clone(), kv: options.kv, rope: self.rope_tables(context)? };
+        let most = context.min(self.context().caps().max_groups as usize);
+        let mut chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).min(most);
+        // A chunk that was not asked for shrinks to what the device's bindings hold.
+        while options.chunk.is_none() && chunk > 1 && base.plan(chunk, 1, &[]).is_err() {
+            chunk /= 2;
+        }
+        let decode = base.bind(base.plan(1, 1, &[])?, &cache)?;
+        let (ids, logits) = (Vec::new(), Vec::new());
+        Ok(Session { base, cache, chunk, decode, prefill: None, all: None, ids, logits })
+    }
 }
 
 impl Session {
     /// The model.
     pub fn model(&self) -> &Model {
-        &self.model
+        &self.base.model
     }
 
     /// Ids fed so far.
@@ -123,56 +153,41 @@ impl Session {
     pub fn plan(&self, phase: Phase) -> Result<String> {
         Ok(match phase {
             Phase::Decode => self.decode.plan().to_string(),
-            Phase::Prefill => self.lower(self.chunk(), 1, &[])?.to_string(),
+            Phase::Prefill => self.base.plan(self.chunk, 1, &[])?.to_string(),
         })
     }
 
-    fn chunk(&self) -> usize {
-        self.options.chunk.unwrap_or(DEFAULT_CHUNK)
-    }
-
-    fn lower(&self, max_tokens: usize, max_outputs: usize, keep: &[&str]) -> Result<Plan> {
-        let mut options = PlanOptions::new(max_tokens, max_outputs, self.options.kv);
-        options.keep = keep.iter().map(|k| (*k).to_string()).collect();
-        lower(self.model.graph(), &self.model.weights().layouts, self.model.context().caps(), &options)
+    /// Compiles what prompts need, which the first prompt would do otherwise.
+    pub fn prepare(&mut self) -> Result<()> {
+        self.base.ensure(&mut self.prefill, &self.cache, self.chunk, 1).map(|_| ())
     }
 
     /// Feeds `ids`, in chunks; the logits of the last one are then in [`logits`](Self::logits).
-    /// On an error the session is as it was.
+    /// On an error none of them is fed.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<()> {
         self.check(ids)?;
         let start = self.ids.len();
-        if let Err(error) = self.feed(ids) {
-            self.truncate(start);
-            return Err(error);
-        }
-        Ok(())
+        self.feed(ids).inspect_err(|_| self.truncate(start))
     }
 
     fn feed(&mut self, ids: &[u32]) -> Result<()> {
-        for piece in ids.chunks(self.chunk()) {
-            let batch = Batch::sequence(piece, self.ids.len(), 0);
+        let mut pieces = ids.chunks(self.chunk).peekable();
+        while let Some(piece) = pieces.next() {
+            let mut batch = Batch::sequence(piece, self.ids.len(), 0);
+            let last = pieces.peek().is_none();
+            if !last {
+                batch.outputs.clear();
+            }
             self.cache.reserve(self.ids.len() + piece.len())?;
-            let tables = StepTables { tables: self.cache.tables(), pages: self.cache.pages };
             let run = if piece.len() == 1 {
                 &mut self.decode
             } else {
-                if self.prefill.is_none() {
-                    let plan = lower(
-                        self.model.graph(),
-                        &self.model.weights().layouts,
-                        self.model.context().caps(),
-                        &PlanOptions::new(self.options.chunk.unwrap_or(DEFAULT_CHUNK), 1, self.options.kv),
-                    )?;
-                    self.prefill = Some(bind(&self.model, plan, &self.rope, &self.cache)?);
-                }
-                match &mut self.prefill {
-                    Some(run) => run,
-                    None => &mut self.decode,
-                }
+                self.base.ensure(&mut self.prefill, &self.cache, self.chunk, 1)?
             };
-            run.run(&batch, tables)?;
-            pollster::block_on(run.read_logits(1, &mut self.logits))?;
+            run.run(&batch, StepTables(self.cache.tables()))?;
+            if last {
+                pollster::block_on(run.read_logits(1, &mut self.logits))?;
+            }
             self.ids.extend_from_slice(piece);
         }
         Ok(())
@@ -180,24 +195,37 @@ impl Session {
 
     /// Feeds `ids` and answers the logits of every one of them, `[ids, vocab]`.
     pub fn prefill_all(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        let mut all = Vec::with_capacity(ids.len() * self.model().config().vocab_size);
+        self.prefill_with(ids, |logits| {
+            all.extend_from_slice(logits);
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    /// Feeds `ids` and hands the logits of every one of them to `take`, a chunk at a time,
+    /// `[ids of the chunk, vocab]`. On an error none of them is fed.
+    pub fn prefill_with(&mut self, ids: &[u32], mut take: impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
         self.check(ids)?;
-        if self.all.is_none() {
-            let plan = self.lower(self.chunk(), self.chunk(), &[])?;
-            self.all = Some(bind(&self.model, plan, &self.rope, &self.cache)?);
-        }
-        let mut out = Vec::with_capacity(ids.len() * self.model.config().vocab_size);
-        for piece in ids.chunks(self.chunk()) {
+        let start = self.ids.len();
+        self.feed_with(ids, &mut take).inspect_err(|_| self.truncate(start))
+    }
+
+    fn feed_with(&mut self, ids: &[u32], take: &mut impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
+        let vocab = self.model().config().vocab_size;
+        let mut logits = Vec::new();
+        for piece in ids.chunks(self.chunk) {
             let batch = Batch::sequence(piece, self.ids.len(), 0).with_all_outputs();
             self.cache.reserve(self.ids.len() + piece.len())?;
-            let tables = StepTables { tables: self.cache.tables(), pages: self.cache.pages };
-            let Some(run) = &mut self.all else { break };
-            run.run(&batch, tables)?;
-            pollster::block_on(run.read_logits(piece.len(), &mut self.logits))?;
+            let run = self.base.ensure(&mut self.all, &self.cache, self.chunk, self.chunk)?;
+            run.run(&batch, StepTables(self.cache.tables()))?;
+            pollster::block_on(run.read_logits(piece.len(), &mut logits))?;
+            take(&logits)?;
             self.ids.extend_from_slice(piece);
-            out.extend_from_slice(&self.logits);
         }
-        self.logits.drain(..self.logits.len() - self.model.config().vocab_size);
-        Ok(out)
+        self.logits.clear();
+        self.logits.extend_from_slice(&logits[logits.len() - vocab..]);
+        Ok(())
     }
 
     /// The logits of the token that follows what was fed, `[vocab]`.
@@ -218,28 +246,28 @@ impl Session {
     /// Forgets all but the first `len` tokens. The logits are then those of no token, until
     /// something is fed.
     pub fn truncate(&mut self, len: usize) {
-        if len < self.ids.len() {
-            self.ids.truncate(len);
-            self.logits.clear();
-        }
+        self.ids.truncate(len);
+        self.logits.clear();
         self.cache.truncate(self.ids.len());
     }
 
     /// Feeds `ids` (at most a chunk) and answers what the nodes called `names` computed for
-    /// them, each `[ids, width]`: `layers.0.attn`, `layers.0.out`, `embed`, ...
+    /// them, each `[ids, width]`: `layers.0.attn`, `layers.0.out`, `embed`, ... The final norm
+    /// and the logits are computed for the last of them only.
     pub fn capture(&mut self, ids: &[u32], names: &[&str]) -> Result<Vec<Vec<f32>>> {
         self.check(ids)?;
-        let plan = self.lower(ids.len(), 1, names)?;
-        let mut run = bind(&self.model, plan, &self.rope, &self.cache)?;
+        if ids.len() > self.chunk {
+            return Err(Error::option(
+                "capture",
+                format!("{} tokens are more than a chunk of {}", ids.len(), self.chunk),
+            ));
+        }
+        let mut run = self.base.bind(self.base.plan(ids.len(), 1, names)?, &self.cache)?;
         self.cache.reserve(self.ids.len() + ids.len())?;
         let batch = Batch::sequence(ids, self.ids.len(), 0);
-        run.run(&batch, StepTables { tables: self.cache.tables(), pages: self.cache.pages })?;
-        let read = |name: &&str| {
-            let outputs =
-                run.plan().kept.iter().any(|k| k.name == **name && k.rows == crate::shape::Rows::Outputs);
-            pollster::block_on(run.read_kept(name, if outputs { 1 } else { ids.len() }))
-        };
-        let kept = names.iter().map(read).collect::<Result<Vec<_>>>()?;
+        run.run(&batch, StepTables(self.cache.tables()))?;
+        let kept = names.iter().map(|name| pollster::block_on(run.read_kept(name, &batch)));
+        let kept = kept.collect::<Result<Vec<_>>>()?;
         pollster::block_on(run.read_logits(1, &mut self.logits))?;
         self.ids.extend_from_slice(ids);
         Ok(kept)
@@ -254,7 +282,7 @@ impl Session {
 
     /// Encodes `prompt` as it stands (no chat template) and streams what follows.
     pub fn generate(&mut self, prompt: &str, sampling: &Sampling) -> Result<TokenStream<'_>> {
-        let tokenizer = self.model.tokenizer()?;
+        let tokenizer = self.model().tokenizer()?;
         let ids = if self.ids.is_empty() {
             tokenizer.encode_prompt(prompt, Specials::Text)?
         } else {
@@ -271,7 +299,7 @@ impl Session {
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
-        let vocab = self.model.config().vocab_size;
+        let vocab = self.model().config().vocab_size;
         if ids.is_empty() {
             return Err(Error::option("prompt", "it has no tokens"));
         }
@@ -283,7 +311,7 @@ impl Session {
             if left == 0 {
                 return Err(Error::ContextFull { max: self.capacity() });
             }
-            return Err(Error::PromptTooLong { len: ids.len(), max: left });
+            return Err(Error::PromptTooLong { len: ids.len(), room: left });
         }
         Ok(())
     }

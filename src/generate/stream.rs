@@ -35,15 +35,16 @@ pub struct TokenStream<'a> {
     pending: Option<u32>,
     count: usize,
     finish: Option<Finish>,
+    failed: bool,
 }
 
 impl<'a> TokenStream<'a> {
     pub(super) fn new(session: &'a mut Session, sampler: Sampler) -> Self {
         let text = session.model().tokenizer().ok().map(|t| t.stream());
-        Self { session, sampler, text, pending: None, count: 0, finish: None }
+        Self { session, sampler, text, pending: None, count: 0, finish: None, failed: false }
     }
 
-    /// Why the stream ended; none while it goes on.
+    /// Why the stream ended; none while it goes on, and after an error.
     pub fn finish(&self) -> Option<Finish> {
         self.finish
     }
@@ -88,10 +89,8 @@ impl Iterator for TokenStream<'_> {
     type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let piece = self.advance();
-        if piece.is_err() {
-            self.finish = Some(Finish::End);
-        }
+        let piece = if self.failed { Ok(None) } else { self.advance() };
+        self.failed |= piece.is_err();
         piece.transpose()
     }
 }

@@ -40,7 +40,8 @@ pub(super) fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wg
     Caps {
         kind: kind(info.device_type),
         max_buffer: limits.max_buffer_size,
-        max_storage_binding: limits.max_storage_buffer_binding_size,
+        // Metal reports more than any kernel's 32-bit indices reach.
+        max_storage_binding: limits.max_storage_buffer_binding_size.min((1 << 31) - 4),
         max_uniform_binding: limits.max_uniform_buffer_binding_size,
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
         max_workgroup_memory: limits.max_compute_workgroup_storage_size,
@@ -55,8 +56,9 @@ pub(super) fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wg
 /// Instance with all native backends; flags and backends may be set by wgpu's own variables.
 fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    // FXC, the old compiler, takes a hundred times as long as DXC for some kernels.
-    descriptor.backend_options.dx12.shader_compiler = wgpu::Dx12Compiler::default_dynamic_dxc();
+    // FXC, the old compiler, takes a hundred times as long as DXC for some kernels: it is only
+    // for systems that lack the new one.
+    descriptor.backend_options.dx12.shader_compiler = wgpu::Dx12Compiler::Auto;
     wgpu::Instance::new(descriptor)
 }
 
@@ -91,9 +93,14 @@ pub(super) async fn find() -> Vec<Found> {
     found.into_iter().enumerate().map(report).collect()
 }
 
-/// All adapters, best first: discrete, integrated, virtual, CPU.
-pub fn list_adapters() -> Vec<AdapterReport> {
-    pollster::block_on(find()).into_iter().map(|f| f.report).collect()
+/// All adapters, best first: discrete, integrated, virtual, CPU. None at all is an error that
+/// says how to get one.
+pub fn list_adapters() -> Result<Vec<AdapterReport>> {
+    let found = pollster::block_on(find());
+    if found.is_empty() {
+        return Err(Error::NoAdapter { help: help().to_string() });
+    }
+    Ok(found.into_iter().map(|f| f.report).collect())
 }
 
 /// The adapter that `wanted` names: an index, a kind, or a part of a name or backend, in any
@@ -108,9 +115,11 @@ pub(super) fn choose(found: Vec<Found>, wanted: Option<&str>) -> Result<Found> {
         return found.into_iter().next().ok_or_else(|| Error::NoAdapter { help: help().to_string() });
     };
     let lower = wanted.to_lowercase();
-    let matches = |r: &AdapterReport| match wanted.parse::<usize>() {
-        Ok(index) => r.index == index,
-        Err(_) => {
+    let index = wanted.parse::<usize>().ok().filter(|i| *i < found.len());
+    let matches = |r: &AdapterReport| match index {
+        Some(index) => r.index == index,
+        // A number that is no index may be part of a name.
+        None => {
             r.caps.kind.to_string() == lower || r.name.to_lowercase().contains(&lower) || r.backend == lower
         }
     };

@@ -86,7 +86,7 @@ impl Context {
         device.set_device_lost_callback(move |reason, message| {
             lock(&on_loss).lost.get_or_insert(format!("{reason:?}: {message}"));
         });
-        let pipelines = Pipelines::new(options.checked);
+        let pipelines = Pipelines::new(&device, options.checked);
         Ok(Self { inner: Arc::new(Inner { device, queue, report, pipelines, trouble }) })
     }
 

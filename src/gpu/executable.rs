@@ -8,7 +8,7 @@ use crate::gpu::buffers::Buffer;
 use crate::gpu::context::Context;
 use crate::gpu::pipelines::Pipeline;
 use crate::graph::Batch;
-use crate::kernels::{Grid, Rows};
+use crate::kernels::{Grid, PAGE, Rows};
 use crate::plan::{Kept, Plan, Resource, SlotId};
 
 /// A buffer that holds a shard's two planes: offsets and lengths in bytes.
@@ -39,20 +39,25 @@ pub struct Buffers<'a> {
     pub values: &'a [Buffer],
 }
 
-/// The page tables of the sequences in a batch, each `pages` long.
+/// The page tables of the sequences in a batch, by sequence slot.
 #[derive(Debug, Clone, Copy)]
-pub struct StepTables<'a> {
-    /// Tables by sequence slot.
-    pub tables: &'a [Vec<u32>],
-    /// Entries of a table.
-    pub pages: usize,
-}
+pub struct StepTables<'a>(pub &'a [Vec<u32>]);
 
 struct Bound {
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
     grid: Grid,
     rows: Rows,
+}
+
+impl Bound {
+    /// Rows of the batch that the launch works on.
+    fn rows_of(&self, batch: &Batch) -> u32 {
+        match self.rows {
+            Rows::Tokens => batch.tokens.len() as u32,
+            Rows::Outputs => batch.outputs.len() as u32,
+        }
+    }
 }
 
 /// A plan that is ready to run.
@@ -64,19 +69,25 @@ pub struct Executable {
     step: Buffer,
     step_group: wgpu::BindGroup,
     step_words: Vec<u32>,
-    tables_len: usize,
+    sequences: usize,
+    pages: usize,
     staging: Buffer,
 }
 
 /// Words of the step's header; see `shaders/parts/step.wgsl`.
 const HEADER: usize = 8;
 
+/// Bytes of weights that one submit of a large batch may read: drivers reset a device that is
+/// busy for two seconds, and slow ones move some 20 GB in one.
+const SUBMIT_TRAFFIC: usize = 8 << 30;
+
 /// Params of different launches lie this far apart, in bytes.
 const PARAMS_STRIDE: usize = 256;
 
 impl Executable {
     /// Compiles what `plan` needs and binds it. A batch may hold `sequences` sequences whose
-    /// tables have `pages` entries.
+    /// tables have `pages` entries; the cache holds as many pages for each. The buffers must
+    /// be as large as the plan's weights, vectors, positions and pages ask for.
     pub fn bind(
         context: &Context,
         plan: Plan,
@@ -100,12 +111,11 @@ impl Executable {
             .enumerate()
             .map(|(i, _)| bind_launch(context, &plan, i, &slots, buffers, &params))
             .collect::<Result<Vec<_>>>()?;
-        let tables_len = sequences * pages;
-        let words = HEADER + plan.options.max_tokens * 4 + plan.options.max_outputs + tables_len;
+        let words = HEADER + plan.options.max_tokens * 4 + plan.options.max_outputs + sequences * pages;
         let step = context.buffer("the step", words as u64 * 4, help)?;
         let step_group = context.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("step"),
-            layout: &context.step_layout(),
+            layout: context.step_layout(),
             entries: &[wgpu::BindGroupEntry { binding: 0, resource: step.raw.as_entire_binding() }],
         });
         let staging_bytes = plan.options.max_outputs * plan.output.pitch * 4;
@@ -119,7 +129,8 @@ impl Executable {
             step,
             step_group,
             step_words: Vec::with_capacity(words),
-            tables_len,
+            sequences,
+            pages,
             staging,
         })
     }
@@ -138,49 +149,76 @@ impl Executable {
     }
 
     /// Writes the start of an activation buffer, for running a plan on given inputs.
-    pub fn write_slot(&self, slot: SlotId, values: &[f32]) {
-        self.context.write(&self.slots[slot.0], 0, bytemuck::cast_slice(values));
+    pub fn write_slot(&self, slot: SlotId, values: &[f32]) -> Result<()> {
+        self.context.write(self.slot(slot, values.len())?, 0, bytemuck::cast_slice(values));
+        Ok(())
+    }
+
+    /// The buffer of a slot that holds `len` values.
+    fn slot(&self, slot: SlotId, len: usize) -> Result<&Buffer> {
+        let found = self.slots.get(slot.0).filter(|b| b.size() as usize >= len * 4);
+        found.ok_or_else(|| Error::shape("slot", format!("there is no slot {} of {len} values", slot.0)))
     }
 
     /// Reads the first `len` values of an activation buffer.
     pub async fn read_slot(&self, slot: SlotId, len: usize) -> Result<Vec<f32>> {
-        let words = self.context.read(&self.slots[slot.0], len).await?;
+        let words = self.context.read(self.slot(slot, len)?, len).await?;
         Ok(words.into_iter().map(f32::from_bits).collect())
     }
 
     /// Runs one step: the logits of the batch's outputs are then ready to be read.
+    ///
+    /// A step is one compute pass and one submit. Only where a large batch would keep the
+    /// device busy for longer than drivers tolerate is it cut into several.
     pub fn run(&mut self, batch: &Batch, tables: StepTables<'_>) -> Result<()> {
         self.write_step(batch, tables)?;
-        let limit = self.context.caps().max_groups;
-        let mut encoder = self.context.device().create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_bind_group(1, &self.step_group, &[]);
-            let mut current: Option<&Arc<Pipeline>> = None;
-            for launch in &self.launches {
-                let rows = match launch.rows {
-                    Rows::Tokens => batch.tokens.len(),
-                    Rows::Outputs => batch.outputs.len(),
-                };
-                if rows == 0 {
-                    continue;
-                }
-                if !current.is_some_and(|p| Arc::ptr_eq(p, &launch.pipeline)) {
-                    pass.set_pipeline(&launch.pipeline.raw);
-                    current = Some(&launch.pipeline);
-                }
-                let [x, y, z] = launch.grid.size(rows as u32, limit);
-                pass.set_bind_group(0, &launch.group, &[]);
-                pass.dispatch_workgroups(x, y, z);
+        let mut next = 0;
+        while next < self.launches.len() {
+            let end = self.submit_end(next, batch);
+            let mut encoder = self.context.device().create_command_encoder(&Default::default());
+            self.encode(&mut encoder, next..end, batch);
+            let bytes = (batch.outputs.len() * self.plan.output.pitch * 4) as u64;
+            if end == self.launches.len() && bytes > 0 {
+                let logits = &self.slots[self.plan.output.slot.0];
+                encoder.copy_buffer_to_buffer(&logits.raw, 0, &self.staging.raw, 0, bytes);
+            }
+            self.context.queue().submit([encoder.finish()]);
+            next = end;
+        }
+        self.context.check()
+    }
+
+    /// The launch before which a submit that begins with launch `start` ends.
+    fn submit_end(&self, start: usize, batch: &Batch) -> usize {
+        let mut traffic = 0;
+        for (i, launch) in self.launches.iter().enumerate().skip(start) {
+            let [.., layers] = launch.grid.size(launch.rows_of(batch), self.context.caps().max_groups);
+            traffic += self.plan.launches[i].weight_bytes * layers as usize;
+            if traffic > SUBMIT_TRAFFIC && i > start && batch.tokens.len() > 1 {
+                return i;
             }
         }
-        let bytes = (batch.outputs.len() * self.plan.output.pitch * 4) as u64;
-        if bytes > 0 {
-            let logits = &self.slots[self.plan.output.slot.0];
-            encoder.copy_buffer_to_buffer(&logits.raw, 0, &self.staging.raw, 0, bytes);
+        self.launches.len()
+    }
+
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder, range: std::ops::Range<usize>, batch: &Batch) {
+        let limit = self.context.caps().max_groups;
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        pass.set_bind_group(1, &self.step_group, &[]);
+        let mut current: Option<&Arc<Pipeline>> = None;
+        for launch in &self.launches[range] {
+            let rows = launch.rows_of(batch);
+            if rows == 0 {
+                continue;
+            }
+            if !current.is_some_and(|p| Arc::ptr_eq(p, &launch.pipeline)) {
+                pass.set_pipeline(&launch.pipeline.raw);
+                current = Some(&launch.pipeline);
+            }
+            let [x, y, z] = launch.grid.size(rows, limit);
+            pass.set_bind_group(0, &launch.group, &[]);
+            pass.dispatch_workgroups(x, y, z);
         }
-        self.context.queue().submit([encoder.finish()]);
-        self.context.check()
     }
 
     /// Reads `rows` rows of logits of the last step into `out`, `[rows, vocab]`.
@@ -190,6 +228,10 @@ impl Executable {
         let bytes = (rows * pitch * 4) as u64;
         if rows == 0 {
             return Ok(());
+        }
+        if rows > self.plan.options.max_outputs {
+            let most = self.plan.options.max_outputs;
+            return Err(Error::shape("logits", format!("{rows} rows asked for, the plan has {most}")));
         }
         self.context
             .map(&self.staging, bytes, |view| {
@@ -201,15 +243,19 @@ impl Executable {
             .await
     }
 
-    /// Reads what the last step computed for a kept node, `[rows, width]`.
-    pub async fn read_kept(&self, name: &str, rows: usize) -> Result<Vec<f32>> {
+    /// Reads what the last step, which ran `batch`, computed for a kept node, `[rows, width]`.
+    pub async fn read_kept(&self, name: &str, batch: &Batch) -> Result<Vec<f32>> {
         let kept = self
             .plan
             .kept
             .iter()
             .find(|k| k.name == name)
             .ok_or_else(|| Error::option("capture", format!("'{name}' was not kept")))?;
-        let words = self.context.read(&self.slots[kept.slot.0], rows * kept.pitch).await?;
+        let rows = match kept.rows {
+            Rows::Tokens => batch.tokens.len(),
+            Rows::Outputs => batch.outputs.len(),
+        };
+        let words = self.context.read(self.slot(kept.slot, rows * kept.pitch)?, rows * kept.pitch).await?;
         let values: &[f32] = bytemuck::cast_slice(&words);
         let mut out = Vec::with_capacity(rows * kept.width);
         for row in values.chunks_exact(kept.pitch) {
@@ -232,22 +278,26 @@ impl Executable {
                 ),
             ));
         }
-        let found: usize = tables.tables.iter().map(Vec::len).sum();
-        if found > self.tables_len || tables.tables.iter().any(|t| t.len() != tables.pages) {
-            return Err(Error::shape(
-                "step",
-                format!("page tables of {found} entries exceed {}", self.tables_len),
-            ));
+        let (count, pages) = (tables.0.len(), self.pages);
+        let entry = |page: &u32| (*page as usize) < self.sequences * pages;
+        if count > self.sequences || tables.0.iter().any(|t| t.len() != pages || !t.iter().all(entry)) {
+            let message = format!(
+                "expected up to {} page tables of {pages} entries below {}",
+                self.sequences,
+                self.sequences * pages
+            );
+            return Err(Error::shape("step", message));
         }
+        batch.check(self.plan.vocab, pages * PAGE, count)?;
         let outputs_at = HEADER + tokens * 4;
         let tables_at = outputs_at + outputs;
         let words = &mut self.step_words;
         words.clear();
-        let header = [tokens, outputs, HEADER, outputs_at, tables_at, tables.pages, 0, 0];
+        let header = [tokens, outputs, HEADER, outputs_at, tables_at, pages, 0, 0];
         words.extend(header.map(|w| w as u32));
         words.extend(batch.tokens.iter().flat_map(|t| [t.id, t.position, t.sequence, 0]));
         words.extend_from_slice(&batch.outputs);
-        words.extend(tables.tables.iter().flatten());
+        words.extend(tables.0.iter().flatten());
         self.context.write(&self.step, 0, bytemuck::cast_slice(words));
         Ok(())
     }
@@ -258,7 +308,11 @@ fn params(context: &Context, plan: &Plan) -> Result<Buffer> {
     let mut bytes = vec![0u8; plan.launches.len() * PARAMS_STRIDE];
     for (launch, slot) in plan.launches.iter().zip(bytes.chunks_exact_mut(PARAMS_STRIDE)) {
         let words: &[u8] = bytemuck::cast_slice(&launch.dispatch.params);
-        slot[..words.len()].copy_from_slice(words);
+        let place = slot.get_mut(..words.len());
+        let place = place.ok_or_else(|| {
+            Error::shape(&launch.name, format!("{} bytes of params, at most {PARAMS_STRIDE}", words.len()))
+        })?;
+        place.copy_from_slice(words);
     }
     let buffer = context.buffer("the params", bytes.len() as u64, "")?;
     context.write(&buffer, 0, &bytes);
@@ -279,6 +333,10 @@ fn bind_launch(
     let missing = |what: Resource| Error::shape(&launch.name, format!("no buffer for {what}"));
     let mut entries = Vec::with_capacity(launch.bindings.len() + 1);
     let declared = dispatch.variant.kernel().bindings;
+    if declared.len() != launch.bindings.len() {
+        let message = format!("{} bindings for {} declared ones", launch.bindings.len(), declared.len());
+        return Err(Error::shape(&launch.name, message));
+    }
     for (i, (&resource, declared)) in launch.bindings.iter().zip(declared).enumerate() {
         let (buffer, offset, mut size) =
             resolve(resource, slots, buffers).ok_or_else(|| missing(resource))?;

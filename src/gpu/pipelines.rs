@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::gpu::context::{Context, lock};
 use crate::gpu::native;
-use crate::kernels::link::link;
+use crate::kernels::link::{Linked, link};
 use crate::kernels::{Access, Variant};
 
 /// A compiled kernel and the layout of its group 0.
@@ -18,12 +18,17 @@ pub struct Pipeline {
 /// The cache.
 pub struct Pipelines {
     compiled: Mutex<HashMap<Variant, Arc<Pipeline>>>,
+    step_layout: wgpu::BindGroupLayout,
     checked: bool,
 }
 
 impl Pipelines {
-    pub fn new(checked: bool) -> Self {
-        Self { compiled: Mutex::new(HashMap::new()), checked }
+    pub fn new(device: &wgpu::Device, checked: bool) -> Self {
+        let step_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("step"),
+            entries: &[entry(0, Access::Read)],
+        });
+        Self { compiled: Mutex::new(HashMap::new()), step_layout, checked }
     }
 }
 
@@ -41,13 +46,17 @@ fn entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
     }
 }
 
+/// The compiler's message with the file of the first line that it names.
+fn located(message: &str, linked: &Linked) -> String {
+    let digits = |rest: &str| rest.chars().take_while(char::is_ascii_digit).collect::<String>();
+    let line = message.split("wgsl:").skip(1).find_map(|rest| digits(rest).parse().ok());
+    line.map_or_else(|| message.to_string(), |line| format!("at {}: {message}", linked.locate(line)))
+}
+
 impl Context {
     /// The layout of group 1, which every kernel shares: the step.
-    pub(super) fn step_layout(&self) -> wgpu::BindGroupLayout {
-        self.device().create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some("step"),
-            entries: &[entry(0, Access::Read)],
-        })
+    pub(super) fn step_layout(&self) -> &wgpu::BindGroupLayout {
+        &self.pipelines().step_layout
     }
 
     /// The pipelines of `variants`, compiling those that are new.
@@ -77,7 +86,7 @@ impl Context {
     fn compile_one(&self, variant: &Variant) -> Result<Pipeline> {
         let fail = |message: String| Error::Pipeline { variant: variant.to_string(), message };
         let decl = variant.kernel();
-        let linked = link(variant);
+        let mut linked = link(variant);
         let label = variant.to_string();
         let device = self.device();
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -91,13 +100,18 @@ impl Context {
         });
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(&label),
-            bind_group_layouts: &[Some(&layout), Some(&self.step_layout())],
+            bind_group_layouts: &[Some(&layout), Some(self.step_layout())],
             immediate_size: 0,
         });
-        let module = self.module(wgpu::ShaderModuleDescriptor {
+        let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(linked.source.into()),
-        });
+            source: wgpu::ShaderSource::Wgsl(std::mem::take(&mut linked.source).into()),
+        };
+        let module = if decl.is_ours() && !self.pipelines().checked {
+            self.trusted_module(descriptor)
+        } else {
+            device.create_shader_module(descriptor)
+        };
         let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
             layout: Some(&pipeline_layout),
@@ -111,7 +125,7 @@ impl Context {
             cache: None,
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(fail(error.to_string()));
+            return Err(fail(located(&error.to_string(), &linked)));
         }
         self.check()?;
         log::debug!("compiled {variant}");
@@ -119,13 +133,10 @@ impl Context {
     }
 
     #[expect(unsafe_code, reason = "run-time checks cost up to 100 times in loops over private arrays")]
-    fn module(&self, descriptor: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
-        if self.pipelines().checked {
-            return self.device().create_shader_module(descriptor);
-        }
-        // SAFETY: the source is one of our own shaders, never input. Each variant's loops end,
-        // and its indices stay inside the buffers that the plan sized for it: tests run every
-        // kernel with and without the checks and compare.
+    fn trusted_module(&self, descriptor: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+        // SAFETY: the source is one of our own shaders, never a user's. Its loops end, and its
+        // indices stay inside the buffers that the plan sized for it, for every batch that
+        // `Batch::check` lets through; tests run models with the checks, too, and compare.
         unsafe {
             self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         }

@@ -1,5 +1,7 @@
 //! The unit of work: a ragged batch of tokens of one or several sequences.
 
+use crate::error::{Error, Result};
+
 /// One token of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
@@ -36,5 +38,29 @@ impl Batch {
     pub fn with_all_outputs(mut self) -> Self {
         self.outputs = (0..self.tokens.len() as u32).collect();
         self
+    }
+
+    /// Refuses ids that are not below `vocab`, positions not below `positions`, sequences not
+    /// below `sequences`, and outputs that are no tokens: kernels index by them.
+    pub fn check(&self, vocab: usize, positions: usize, sequences: usize) -> Result<()> {
+        let refuse = |what: &str, found: u32, limit: usize| {
+            Err(Error::shape("batch", format!("{what} {found} is not below {limit}")))
+        };
+        for token in &self.tokens {
+            let fields = [
+                ("id", token.id, vocab),
+                ("position", token.position, positions),
+                ("sequence", token.sequence, sequences),
+            ];
+            for (what, found, limit) in fields {
+                if found as usize >= limit {
+                    return refuse(what, found, limit);
+                }
+            }
+        }
+        match self.outputs.iter().find(|o| **o as usize >= self.tokens.len()) {
+            Some(output) => refuse("output", *output, self.tokens.len()),
+            None => Ok(()),
+        }
     }
 }

@@ -44,6 +44,14 @@ impl Graph {
         Err(Error::shape(name, format!("{what}: expected {expected}, found {found}")))
     }
 
+    /// Only results of all tokens can be the input of what works on tokens.
+    fn expect_tokens(&self, name: &str, x: NodeId) -> Result<()> {
+        match self.nodes[x.0].rows {
+            Rows::Tokens => Ok(()),
+            Rows::Outputs => Err(Error::shape(name, "the input has rows for the outputs only")),
+        }
+    }
+
     /// Rows of `table` for the tokens' ids.
     pub fn embed(&mut self, name: &str, table: WeightId) -> NodeId {
         let width = self.weights[table.0].cols;
@@ -59,6 +67,7 @@ impl Graph {
         eps: f32,
         rows: Rows,
     ) -> Result<NodeId> {
+        self.expect_tokens(name, x)?;
         let width = self.nodes[x.0].width;
         self.expect(name, "length of the weight", width, self.vectors[weight.0].len())?;
         Ok(self.push(name, Op::RmsNorm { weight, eps }, vec![x], width, rows))
@@ -84,6 +93,7 @@ impl Graph {
 
     /// Rotates q and k and appends k and v to a new cache; answers q.
     pub fn rope_kv(&mut self, name: &str, qkv: NodeId, heads: Heads) -> Result<NodeId> {
+        self.expect_tokens(name, qkv)?;
         let Heads { heads: n, kv_heads, head_dim } = heads;
         let rotated = 2 * self.rope.inv_freq.len();
         if kv_heads == 0 || !n.is_multiple_of(kv_heads) {
@@ -115,6 +125,7 @@ impl Graph {
 
     /// silu(gate) up of alternating gates and ups.
     pub fn swiglu(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
+        self.expect_tokens(name, x)?;
         let width = self.nodes[x.0].width;
         if !width.is_multiple_of(2) {
             return Err(Error::shape(name, format!("the width {width} is not even")));
@@ -126,7 +137,9 @@ impl Graph {
     pub fn add(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId> {
         let width = self.nodes[a.0].width;
         self.expect(name, "width of the second operand", width, self.nodes[b.0].width)?;
-        Ok(self.push(name, Op::Add, vec![a, b], width, self.nodes[a.0].rows))
+        self.expect_tokens(name, a)?;
+        self.expect_tokens(name, b)?;
+        Ok(self.push(name, Op::Add, vec![a, b], width, Rows::Tokens))
     }
 }
 
@@ -178,6 +191,16 @@ mod tests {
         let (mut g, _) = graph();
         let spec = WeightSpec { parts: vec![part(3)], ..matrix(4, 16) };
         assert!(g.weight(spec).is_err());
+    }
+
+    #[test]
+    fn rows_of_outputs_go_into_nothing_that_needs_all_tokens() {
+        let (mut g, x) = graph();
+        let norm = g.vector(VectorSpec { name: "n".into(), parts: vec![part(16)], interleaved: false });
+        let y = g.rms_norm("y", x, norm, 1e-5, Rows::Outputs).unwrap();
+        assert!(g.rms_norm("z", y, norm, 1e-5, Rows::Outputs).is_err());
+        assert!(g.swiglu("z", y).is_err());
+        assert!(g.add("z", x, y).is_err());
     }
 
     #[test]

@@ -190,6 +190,15 @@ impl Graph {
         self.nodes.iter().position(|n| n.name == name).map(NodeId)
     }
 
+    /// Ids that every embedding table has a row for.
+    pub fn vocab(&self) -> usize {
+        let rows = |n: &Node| match n.op {
+            Op::Embed { table } => Some(self.weights[table.0].rows),
+            _ => None,
+        };
+        self.nodes.iter().filter_map(rows).min().unwrap_or(usize::MAX)
+    }
+
     /// The last node, whose rows are the logits.
     pub fn output(&self) -> Option<&Node> {
         self.nodes.last()

@@ -50,6 +50,7 @@ impl<'a> Reference<'a> {
     /// The results of all nodes for `batch`, each row-major.
     pub fn run(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
         let graph = self.graph;
+        batch.check(graph.vocab(), usize::MAX, usize::MAX)?;
         let mut results: Vec<Vec<f32>> = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {
             let inputs: Vec<&[f32]> = node.inputs.iter().map(|i| results[i.0].as_slice()).collect();

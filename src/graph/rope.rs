@@ -1,8 +1,7 @@
 //! Rotary position embedding (Su et al. 2021, RoFormer): frequencies, and the two tables of
 //! sines and cosines that kernels combine. All of it in f64.
 
-/// The table of fine steps holds this many positions, and a step of the coarse one as many.
-pub const FINE: usize = 256;
+use crate::shape::ROPE_FINE;
 
 /// How positions rotate pairs of values.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,11 +22,11 @@ impl Rope {
         (angle.cos(), angle.sin())
     }
 
-    /// `[FINE + ceil(positions / FINE), pairs]` (cos, sin): rotations by 0, 1, ... FINE - 1
-    /// positions, then by 0, FINE, 2 FINE, ...
+    /// `[ROPE_FINE + ceil(positions / ROPE_FINE), pairs]` (cos, sin): rotations by 0, 1, ..., ROPE_FINE - 1
+    /// positions, then by 0, ROPE_FINE, 2 ROPE_FINE, ...
     pub fn tables(&self, positions: usize) -> Vec<[f32; 2]> {
-        let coarse = (0..positions.div_ceil(FINE)).map(|i| i * FINE);
-        (0..FINE)
+        let coarse = (0..positions.div_ceil(ROPE_FINE)).map(|i| i * ROPE_FINE);
+        (0..ROPE_FINE)
             .chain(coarse)
             .flat_map(|position| {
                 (0..self.inv_freq.len()).map(move |pair| {

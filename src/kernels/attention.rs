@@ -36,15 +36,14 @@ pub struct Attention {
     pub kv: KvFormat,
 }
 
-/// Bytes of workgroup memory that queries may take: what WebGPU guarantees, less the scores
-/// and the reduction.
-const QUERY_BYTES: usize = 12 << 10;
+/// The most query heads that one workgroup serves: with heads of 256 values their queries take
+/// 8 of the 16 KiB of workgroup memory that WebGPU guarantees.
+const MOST_HEADS: usize = 8;
 
-/// Query heads of one KV head that one workgroup serves.
-fn heads_per_group(group_heads: usize, stored: usize) -> usize {
-    let most = (QUERY_BYTES / (stored * 4)).clamp(1, 8);
-    // Equal shares, so that no workgroup idles on part of its rows.
-    group_heads.div_ceil(group_heads.div_ceil(most))
+/// Query heads of one KV head that one workgroup serves: equal shares, so that no workgroup
+/// idles on part of its rows.
+fn heads_per_group(group_heads: usize) -> usize {
+    group_heads.div_ceil(group_heads.div_ceil(MOST_HEADS))
 }
 
 fn variant(lane: Part, kv: KvFormat, heads: usize, stored: usize) -> Variant {
@@ -78,7 +77,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
     let stored = stored_head_dim(problem.head_dim);
     let group_heads = problem.heads / problem.kv_heads.max(1);
-    let heads = heads_per_group(group_heads, stored);
+    let heads = heads_per_group(group_heads);
     let blocks = group_heads.div_ceil(heads);
     let width = problem.heads * problem.head_dim;
     let params = AttentionParams {

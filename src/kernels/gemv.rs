@@ -38,9 +38,15 @@ pub struct Gemv {
     pub max_batch: usize,
 }
 
+/// Vectors of four that a uniform binding of the activations holds, for whole layers of
+/// columns; in thousands, so that few lengths, and so few pipelines, are in use.
+fn uniform_vectors(problem: &Gemv, shape: GemvShape) -> usize {
+    let rows = problem.max_batch.next_multiple_of(shape.cols as usize);
+    (rows * padded(problem.inputs) / 4).next_multiple_of(1024)
+}
+
 fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
-    // In whole kilovectors, so that few lengths, and so few pipelines, are in use.
-    let x4 = (problem.max_batch * padded(problem.inputs) / 4).next_multiple_of(1024) as u32;
+    let x4 = uniform_vectors(problem, shape) as u32;
     let parts = [
         Part::Step,
         if problem.batch == Rows::Tokens { Part::RowsTokens } else { Part::RowsOutputs },
@@ -97,8 +103,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 /// storage.
 pub fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
     let mut shape = tuning::gemv(caps, problem.max_batch);
-    let x_bytes = (problem.max_batch * padded(problem.inputs)).next_multiple_of(4096) * 4;
-    shape.uniform &= x_bytes as u64 <= caps.max_uniform_binding;
+    shape.uniform &= uniform_vectors(problem, shape) as u64 * 16 <= caps.max_uniform_binding;
     shape
 }
 

@@ -58,10 +58,17 @@ pub struct KernelDecl {
     pub variants: fn(&Caps) -> Vec<Variant>,
 }
 
-// A kernel is its name: two kernels never share one.
+impl KernelDecl {
+    /// Whether this is one of [`KERNELS`], and not a user's.
+    pub fn is_ours(&'static self) -> bool {
+        KERNELS.into_iter().any(|k| k == self)
+    }
+}
+
+// A kernel is its declaration, wherever that lies: a user's may bear the name of ours.
 impl PartialEq for KernelDecl {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
+        std::ptr::eq(self, other)
     }
 }
 
@@ -69,7 +76,7 @@ impl Eq for KernelDecl {}
 
 impl std::hash::Hash for KernelDecl {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
+        std::ptr::from_ref(self).hash(state);
     }
 }
 

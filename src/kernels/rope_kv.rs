@@ -3,7 +3,7 @@
 use crate::caps::Caps;
 use crate::dtype::KvFormat;
 use crate::kernels::{Dispatch, Grid, PAGE, Part, Rows, Variant, kernel, params, tuning};
-use crate::shape::{padded, stored_head_dim};
+use crate::shape::{ROPE_FINE, padded, stored_head_dim};
 
 params! {
     /// Params of [`ROPE_KV`].
@@ -37,7 +37,7 @@ pub struct RopeKv {
 
 fn variant(kv: KvFormat, wg: u32) -> Variant {
     let parts = [Part::Step, Part::LaneThread, Part::Kv(kv)];
-    Variant::new(&ROPE_KV, &parts, &[("WG", wg), ("PAGE", PAGE as u32)])
+    Variant::new(&ROPE_KV, &parts, &[("WG", wg), ("PAGE", PAGE as u32), ("FINE", ROPE_FINE as u32)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {

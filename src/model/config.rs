@@ -57,7 +57,8 @@ impl Config {
         let hidden_size = json.usize("hidden_size")?;
         let heads = json.usize("num_attention_heads")?;
         let rope = rope_parameters(json)?;
-        let theta = rope.as_ref().map(|r| r.opt_f64("rope_theta")).transpose()?.flatten();
+        let rope_f64 = |key| rope.as_ref().map_or(Ok(None), |r| r.opt_f64(key));
+        let (theta, factor) = (rope_f64("rope_theta")?, rope_f64("partial_rotary_factor")?);
         let attention_bias = json.opt_bool("attention_bias")?.unwrap_or(false);
         let config = Self {
             model_type,
@@ -78,7 +79,7 @@ impl Config {
             max_position_embeddings: json.opt_usize("max_position_embeddings")?.unwrap_or(2048),
             rms_norm_eps: json.opt_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             rope_theta: theta.or(json.opt_f64("rope_theta")?).unwrap_or(10_000.0),
-            partial_rotary_factor: json.opt_f64("partial_rotary_factor")?.unwrap_or(1.0),
+            partial_rotary_factor: factor.or(json.opt_f64("partial_rotary_factor")?).unwrap_or(1.0),
             tie_word_embeddings: json.opt_bool("tie_word_embeddings")?.unwrap_or(false),
             attention_bias,
             attention_output_bias: attention_bias,

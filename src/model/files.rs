@@ -2,6 +2,7 @@
 //! in the graph's names and order, and the tokenizer. All that `inspect` and the reference
 //! need.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::dtype::WeightFormat;
@@ -40,7 +41,7 @@ impl ModelFiles {
             return Err(Error::InvalidOption { name: path.display().to_string(), message });
         } else {
             let gguf = Gguf::open(path)?;
-            let table = gguf.tensor("token_embd.weight").map_or(0, |t| t.shape[0]);
+            let table = gguf.tensor("token_embd.weight").and_then(|t| t.shape.first().copied()).unwrap_or(0);
             let vocab =
                 if table > 0 { table } else { gguf.strings("tokenizer.ggml.tokens")?.map_or(0, |t| t.len()) };
             let config = Config::from_gguf(&gguf, vocab, |name| gguf.tensor(name).is_some())?;
@@ -160,10 +161,23 @@ impl ModelFiles {
                 },
             }
         }
+        problems.extend(self.unused_biases());
         if problems.is_empty() {
             return Ok(());
         }
         Err(Error::Tensors { path: self.path.clone(), problems })
+    }
+
+    /// Biases that the graph has no place for: without them the text would be wrong.
+    fn unused_biases(&self) -> Vec<String> {
+        let matrices = self.graph.weights.iter().flat_map(|w| &w.parts);
+        let parts = matrices.chain(self.graph.vectors.iter().flat_map(|v| &v.parts));
+        let used: HashSet<String> = parts.map(|p| self.stored_name(&p.tensor)).collect();
+        let names = self.source().names().into_iter();
+        names
+            .filter(|name| name.ends_with(".bias") && !used.contains(*name))
+            .map(|name| format!("{name}: found, but the configuration asks for no such bias"))
+            .collect()
     }
 
     /// The values of a vector in the graph's order.

@@ -39,17 +39,17 @@ impl KvCache {
     pub fn new(context: &Context, caches: &[Heads], kv: KvFormat, capacity: usize) -> Result<Self> {
         let pages = capacity.div_ceil(PAGE);
         check(context, caches, kv, capacity, pages)?;
-        let help = "choose a smaller context";
-        let allocate = |what: &str| {
-            let layer = |(i, &heads): (usize, &Heads)| {
-                let bytes = (pages * PAGE) as u64 * row_bytes(heads, kv);
-                context.buffer(&format!("the {what} of layer {i}"), bytes, help)
-            };
-            caches.iter().enumerate().map(layer).collect::<Result<Vec<_>>>()
-        };
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for (i, &heads) in caches.iter().enumerate() {
+            let bytes = (pages * PAGE) as u64 * row_bytes(heads, kv);
+            // As many layers as were allocated before a failure tell what would fit.
+            let help = would_fit(capacity * i / caches.len());
+            keys.push(context.buffer(&format!("the keys of layer {i}"), bytes, &help)?);
+            values.push(context.buffer(&format!("the values of layer {i}"), bytes, &help)?);
+        }
         Ok(Self {
-            keys: allocate("keys")?,
-            values: allocate("values")?,
+            keys,
+            values,
             pages,
             tables: vec![vec![0; pages]],
             used: 0,
@@ -101,27 +101,29 @@ impl KvCache {
 /// Refuses a context that can't fit, and says what would.
 fn check(context: &Context, caches: &[Heads], kv: KvFormat, capacity: usize, pages: usize) -> Result<()> {
     let caps = context.caps();
-    let limit = caps.max_storage_binding.min(caps.max_buffer);
-    let widest = caches.iter().map(|&h| row_bytes(h, kv)).max().unwrap_or(1);
-    let refuse = |what: &str, need: u64, limit: u64, fits: u64| {
-        let fits = fits / PAGE as u64 * PAGE as u64;
-        Err(Error::OutOfMemory {
-            what: format!("{what} of a context of {capacity} tokens"),
-            need,
-            limit,
-            help: format!("a context of {fits} tokens would fit (--ctx {fits})"),
-        })
-    };
-    let layer = (pages * PAGE) as u64 * widest;
-    if layer > limit {
-        return refuse("the keys of one layer", layer, limit, limit / widest);
-    }
+    let widest = caches.iter().map(|&h| row_bytes(h, kv)).max().unwrap_or(0);
+    let mut limits = vec![("the keys of one layer", widest, caps.max_storage_binding.min(caps.max_buffer))];
     // Other adapters' free memory is not told; a software adapter's is the machine's.
-    let per_token = bytes_per_token(caches, kv);
-    let need = (pages * PAGE) as u64 * per_token;
-    let available = host::available_memory().filter(|a| caps.kind == AdapterKind::Cpu && need > *a);
-    match available {
-        Some(available) => refuse("the cache", need, available, available / per_token.max(1)),
-        None => Ok(()),
+    if let Some(available) = host::available_memory().filter(|_| caps.kind == AdapterKind::Cpu) {
+        limits.push(("the cache", bytes_per_token(caches, kv), available));
+    }
+    let tokens = (pages * PAGE) as u64;
+    let Some(&(what, bytes, limit)) = limits.iter().find(|(_, bytes, limit)| tokens * bytes > *limit) else {
+        return Ok(());
+    };
+    let fits = limits.iter().map(|(_, bytes, limit)| limit / (*bytes).max(1)).min().unwrap_or(0);
+    Err(Error::OutOfMemory {
+        what: format!("{what} of a context of {capacity} tokens"),
+        need: tokens * bytes,
+        limit,
+        help: would_fit(fits as usize),
+    })
+}
+
+/// Advice for when a context does not fit.
+fn would_fit(tokens: usize) -> String {
+    match tokens / PAGE * PAGE {
+        0 => "no context fits: choose a smaller model or another device".to_string(),
+        tokens => format!("a context of {tokens} tokens would fit (--ctx {tokens})"),
     }
 }

@@ -9,7 +9,7 @@ mod llama;
 mod names;
 pub mod weights;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use config::Config;
@@ -63,7 +63,7 @@ struct Inner {
     config: Config,
     graph: Graph,
     weights: Weights,
-    tokenizer: Result<Tokenizer, String>,
+    tokenizer: Result<Tokenizer, (PathBuf, String)>,
 }
 
 impl Model {
@@ -77,7 +77,10 @@ impl Model {
         let silent = |_, _| {};
         let weights = Weights::load(context, files, options.progress.unwrap_or(&silent))?;
         // A model without a tokenizer can still be given ids.
-        let tokenizer = files.tokenizer().map_err(|e| e.to_string());
+        let tokenizer = files.tokenizer().map_err(|e| match e {
+            Error::Tokenizer { path, message } => (path, message),
+            other => (files.path().to_path_buf(), other.to_string()),
+        });
         let inner = Inner {
             context: context.clone(),
             config: files.config().clone(),
@@ -110,7 +113,8 @@ impl Model {
 
     /// The tokenizer; an error that says why there is none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.inner.tokenizer.as_ref().map_err(|message| Error::option("tokenizer", message.clone()))
+        let tokenizer = self.inner.tokenizer.as_ref();
+        tokenizer.map_err(|(path, message)| Error::Tokenizer { path: path.clone(), message: message.clone() })
     }
 
     /// The tables of rotations for positions below `context`.

@@ -72,7 +72,7 @@ impl Loader<'_> {
         let mut uploader = self.context.uploader();
         let (quant_row, scale_row) = planes.row_bytes();
         let tensors = spec.parts.iter().map(|p| self.files.tensor(&p.tensor)).collect::<Result<Vec<_>>>()?;
-        let rows_at_once = (CHUNK / (quant_row + scale_row)).next_multiple_of(ROW_ALIGN);
+        let rows_at_once = (CHUNK / (quant_row + scale_row)).max(1).next_multiple_of(ROW_ALIGN);
         let (mut quants, mut scales) = (Vec::new(), Vec::new());
         for start in (0..planes.rows).step_by(rows_at_once) {
             quants.clear();

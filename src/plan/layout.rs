@@ -61,6 +61,10 @@ pub struct WeightLayout {
 impl WeightLayout {
     /// Cuts `spec`, whose parts are stored in `formats`, for an adapter.
     pub fn new(spec: &WeightSpec, formats: &[WeightFormat], caps: &Caps) -> Result<Self> {
+        if formats.len() != spec.parts.len() {
+            let message = format!("{} formats for {} parts", formats.len(), spec.parts.len());
+            return Err(Error::shape(&spec.name, message));
+        }
         let mixed = formats.windows(2).any(|w| w[0] != w[1]);
         let extra = padded(spec.rows) - spec.rows;
         let mut layout = Self { shards: Vec::new() };
@@ -70,7 +74,8 @@ impl WeightLayout {
         } else if spec.interleaved {
             let n = spec.parts.len();
             for (part, &format) in formats.iter().enumerate() {
-                layout.cut(spec, format, &[part], (part, n), extra / n, caps)?;
+                // The zero rows alternate between the parts, too.
+                layout.cut(spec, format, &[part], (part, n), (extra + n - 1 - part) / n, caps)?;
             }
         } else {
             let mut first = 0;
@@ -110,23 +115,19 @@ impl WeightLayout {
                 help: "choose another device".to_string(),
             });
         }
-        let mut start = 0;
-        while start < rows {
-            // The zero rows must fit into the last shard.
-            let left = rows - start;
-            let here = if left + extra <= most { left } else { left.min(most - ROW_ALIGN) };
-            let computed = if here == left { here + extra } else { here };
+        // A last shard may hold nothing but zero rows.
+        for start in (0..rows + extra).step_by(most) {
+            let computed = (rows + extra - start).min(most);
             self.shards.push(Shard {
                 planes: Planes::new(format, computed, spec.cols),
                 parts: parts.to_vec(),
                 interleaved: spec.interleaved && parts.len() > 1,
                 start,
-                rows: here,
+                rows: rows.saturating_sub(start).min(computed),
                 computed,
                 first: first + start * stride,
                 stride,
             });
-            start += here;
         }
         Ok(())
     }
@@ -159,8 +160,7 @@ mod tests {
         let layout = WeightLayout::new(spec, formats, caps).unwrap();
         let mut seen = vec![None; padded(spec.rows)];
         for shard in &layout.shards {
-            assert!(shard.planes.quant_bytes as u64 <= caps.max_storage_binding);
-            assert!(shard.planes.bytes() as u64 <= caps.max_buffer);
+            assert!(shard.planes.bytes() as u64 <= caps.max_storage_binding.min(caps.max_buffer));
             for r in 0..shard.computed {
                 let place = &mut seen[shard.first + r * shard.stride];
                 assert!(place.is_none());
@@ -205,15 +205,29 @@ mod tests {
         assert_eq!(layout.shards.len(), 2);
         let layout = check(&spec(&[20, 20], 64, true), &[Q4_0, Q8_0], &Caps::baseline());
         assert_eq!(layout.shards.len(), 2);
+        check(&spec(&[21, 21, 21], 64, true), &[Q4_0, Q8_0, Q4_0], &Caps::baseline());
     }
 
     #[test]
     fn a_matrix_larger_than_a_binding_is_split_by_rows() {
-        let caps = Caps { max_storage_binding: 1 << 16, ..Caps::baseline() };
-        for rows in [1000, 1001, 1023, 1024, 1025] {
-            let layout = check(&spec(&[rows], 100, false), &[WeightFormat::F16], &caps);
-            assert!(layout.shards.len() > 2);
-            check(&spec(&[rows, rows], 100, true), &[WeightFormat::F16; 2], &caps);
+        // Bindings of 8, 16 and 248 rows.
+        for limit in [2 << 10, 4 << 10, 63 << 10] {
+            let caps = Caps { max_storage_binding: limit, max_buffer: 1 << 16, ..Caps::baseline() };
+            for rows in 1..300 {
+                check(&spec(&[rows], 100, false), &[WeightFormat::Q8_0], &caps);
+                check(
+                    &spec(&[rows, rows], 100, true),
+                    &[WeightFormat::F16; 2],
+                    &Caps { max_storage_binding: 1 << 14, ..caps.clone() },
+                );
+            }
         }
+    }
+
+    #[test]
+    fn rows_that_exceed_a_binding_are_refused() {
+        let caps = Caps { max_storage_binding: 1 << 10, ..Caps::baseline() };
+        let error = WeightLayout::new(&spec(&[8], 1000, false), &[WeightFormat::F32], &caps).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
     }
 }

@@ -10,6 +10,10 @@ use crate::shape::{MAX_COLS, padded, round_up, stored_head_dim};
 
 /// Makes the plan for `graph`. `layouts` are those of the graph's matrices, in order.
 pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &PlanOptions) -> Result<Plan> {
+    if layouts.len() != graph.weights.len() {
+        let message = format!("{} layouts for {} matrices", layouts.len(), graph.weights.len());
+        return Err(Error::shape("plan", message));
+    }
     if let Some(unknown) = options.keep.iter().find(|name| graph.find(name).is_none()) {
         return Err(Error::option("capture", format!("the graph has no node '{unknown}'")));
     }
@@ -34,7 +38,8 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         .map(|i| lowering.kept(i))
         .collect();
     let Lowering { memory, launches, .. } = lowering;
-    let plan = Plan { options: options.clone(), launches, slots: memory.sizes, output, kept };
+    let vocab = graph.vocab();
+    let plan = Plan { options: options.clone(), launches, slots: memory.sizes, vocab, output, kept };
     check(&plan, caps)?;
     Ok(plan)
 }
@@ -144,7 +149,7 @@ impl Lowering<'_> {
 
     fn embed(&mut self, i: usize, table: WeightId) {
         let layouts = self.layouts;
-        for (shard, s) in layouts[table.0].shards.iter().enumerate() {
+        for (shard, s) in layouts[table.0].shards.iter().enumerate().filter(|(_, s)| s.rows > 0) {
             let problem = embed::Embed {
                 format: s.planes.format,
                 width: self.graph.nodes[i].width,

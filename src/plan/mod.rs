@@ -111,6 +111,8 @@ pub struct Plan {
     pub launches: Vec<Launch>,
     /// Sizes of the activation buffers, in floats.
     pub slots: Vec<usize>,
+    /// Token ids are below this.
+    pub vocab: usize,
     /// The logits.
     pub output: Kept,
     /// The results that were to be kept.

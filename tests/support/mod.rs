@@ -119,6 +119,7 @@ pub fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32)
 /// Asserts that `found` follows `expected` for as long as the margin of the choice exceeds
 /// `margin`; below it another id is no error, and what follows is another text.
 pub fn assert_greedy(what: &str, found: &[u32], expected: &[u32], margins: &[f32], margin: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (a, b)) in found.iter().zip(expected).enumerate() {
         if a != b {
             assert!(

@@ -112,7 +112,7 @@ impl Rig {
             .collect();
         let mut logits = Vec::new();
         for batch in batches {
-            run.run(batch, StepTables { tables: &tables, pages }).unwrap();
+            run.run(batch, StepTables(&tables)).unwrap();
             pollster::block_on(run.read_logits(batch.outputs.len(), &mut logits)).unwrap();
         }
         logits

@@ -1,0 +1,735 @@
+//! Opening and loading models, right and wrong ones, and what a session says to a request that it
+//! can't serve. The models are variations of the project's own tiny one.
+
+mod support;
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Map, Value, json};
+use support::tiny::{Tiny, VOCAB};
+use support::{assert_close, gpu, greedy, load, max_error, session};
+use tempfile::TempDir;
+use wgllama::caps::AdapterKind;
+use wgllama::graph::Batch;
+use wgllama::graph::reference::Reference;
+use wgllama::model::kv::bytes_per_token;
+use wgllama::{
+    Context, ContextOptions, Error, Finish, KvFormat, LoadOptions, Model, ModelFiles, Phase, Sampling,
+    Session, SessionOptions, WeightFormat, quant,
+};
+
+/// Fails unless `error` is of the variant and its message has all of `parts`.
+macro_rules! assert_error {
+    ($result:expr, $variant:ident, $($part:expr),+) => {{
+        let error = $result.map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::$variant { .. }), "wrong variant: {error:?}");
+        let message = error.to_string();
+        $({
+            let part: &str = $part;
+            assert!(message.contains(part), "'{part}' is not in: {message}");
+        })+
+    }};
+}
+
+// ---- the tiny model and variations of it
+
+fn tiny() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(folder.path()).unwrap();
+    folder
+}
+
+/// The tiny model with another configuration.
+fn with_config(edit: impl FnOnce(&mut Map<String, Value>)) -> TempDir {
+    let folder = tiny();
+    let path = folder.path().join("config.json");
+    let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    edit(&mut config);
+    std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+    folder
+}
+
+/// The tiny model with one key of its configuration set.
+fn with_key(key: &str, value: Value) -> TempDir {
+    with_config(|config| {
+        config.insert(key.to_string(), value);
+    })
+}
+
+fn open(folder: &TempDir) -> wgllama::Result<ModelFiles> {
+    ModelFiles::open(folder.path())
+}
+
+/// A tensor as it is stored.
+#[derive(Clone)]
+struct Stored {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+fn read_tensors(folder: &Path) -> Vec<Stored> {
+    let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let stored = |(name, view): (String, TensorView<'_>)| Stored {
+        name,
+        dtype: view.dtype(),
+        shape: view.shape().to_vec(),
+        bytes: view.data().to_vec(),
+    };
+    let mut all: Vec<_> = file.tensors().into_iter().map(stored).collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}
+
+fn write_tensors(path: &Path, tensors: &[Stored]) {
+    let view = |t: &Stored| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map(|_| ());
+    tensors.iter().for_each(|t| view(t).unwrap());
+    let views = tensors
+        .iter()
+        .map(|t| (t.name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// The tiny model with other tensors.
+fn with_tensors(edit: impl FnOnce(&mut Vec<Stored>)) -> TempDir {
+    let folder = tiny();
+    let mut tensors = read_tensors(folder.path());
+    edit(&mut tensors);
+    write_tensors(&folder.path().join("model.safetensors"), &tensors);
+    folder
+}
+
+fn find<'a>(tensors: &'a mut [Stored], name: &str) -> &'a mut Stored {
+    tensors.iter_mut().find(|t| t.name == name).unwrap()
+}
+
+// ---- the configuration
+
+#[test]
+fn config_json_is_missing() {
+    let folder = tiny();
+    std::fs::remove_file(folder.path().join("config.json")).unwrap();
+    assert_error!(open(&folder), Io, "config.json");
+}
+
+#[test]
+fn model_is_missing() {
+    let folder = tiny();
+    assert_error!(ModelFiles::open(&folder.path().join("nothing-here.gguf")), Io, "nothing-here.gguf");
+}
+
+#[test]
+fn config_without_a_required_key() {
+    let required = [
+        "model_type",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+    ];
+    for key in required {
+        let folder = with_config(|config| {
+            config.remove(key).unwrap();
+        });
+        assert_error!(open(&folder), Config, "config.json", &format!("'{key}'"), "found nothing");
+    }
+}
+
+#[test]
+fn config_may_leave_out_what_has_a_default() {
+    // 48 / 6 is not the default model's head_dim: the shapes have to follow from the heads.
+    let folder = tempfile::tempdir().unwrap();
+    Tiny { head_dim: 8, kv_heads: 6, biases: false, ..Tiny::default() }.write(folder.path()).unwrap();
+    let path = folder.path().join("config.json");
+    let mut config: Map<String, Value> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let optional = [
+        "hidden_act",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "rope_theta",
+        "tie_word_embeddings",
+        "attention_bias",
+        "mlp_bias",
+    ];
+    for key in optional {
+        config.remove(key).unwrap();
+    }
+    std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+    let files = open(&folder).unwrap();
+    assert_eq!((files.config().num_key_value_heads, files.config().head_dim), (6, 8));
+}
+
+const SIZES: [&str; 7] = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+];
+
+#[test]
+fn config_sizes_that_are_none() {
+    for key in SIZES {
+        for value in [json!(0), json!(-8), json!(1.5), json!("8")] {
+            let found = format!("found {value}");
+            assert_error!(open(&with_key(key, value)), Config, "config.json", &format!("'{key}'"), &found);
+        }
+    }
+}
+
+/// 10^15 of anything is refused by its key, and 16 million of it, which is not, by the tensors:
+/// nothing may be allocated by what only the configuration says.
+#[test]
+fn config_sizes_that_are_absurd() {
+    for key in SIZES {
+        let folder = with_key(key, json!(1_000_000_000_000_000u64));
+        assert_error!(open(&folder), Config, &format!("'{key}'"), "1000000000000000");
+    }
+    for key in ["hidden_size", "intermediate_size", "vocab_size"] {
+        assert_error!(open(&with_key(key, json!(1 << 24))), Tensors, "16777216");
+    }
+    assert_error!(open(&with_key("num_hidden_layers", json!(4096))), Tensors, "model.layers.4095.");
+    let folder = with_config(|config| {
+        config.insert("num_attention_heads".to_string(), json!(1 << 24));
+        config.insert("num_key_value_heads".to_string(), json!(1 << 24));
+    });
+    assert_error!(open(&folder), Tensors, "167772160");
+}
+
+#[test]
+fn config_heads_that_do_not_divide() {
+    let folder = with_config(|config| {
+        config.remove("head_dim");
+        config.insert("num_attention_heads".to_string(), json!(7));
+    });
+    assert_error!(open(&folder), Config, "'num_attention_heads'", "7", "48");
+    assert_error!(
+        open(&with_key("num_key_value_heads", json!(4))),
+        Config,
+        "'num_key_value_heads'",
+        "6",
+        "4"
+    );
+}
+
+#[test]
+fn config_head_dim_that_no_kernel_takes() {
+    for value in [9, 258] {
+        let found = format!("found {value}");
+        assert_error!(open(&with_key("head_dim", json!(value))), Config, "'head_dim'", "even", &found);
+    }
+}
+
+#[test]
+fn config_numbers_that_make_no_sense() {
+    for key in ["rms_norm_eps", "rope_theta"] {
+        for value in [json!(0), json!(-1.0), json!("small")] {
+            assert_error!(open(&with_key(key, value)), Config, "config.json", &format!("'{key}'"));
+        }
+    }
+}
+
+#[test]
+fn config_of_an_unsupported_activation() {
+    assert_error!(open(&with_key("hidden_act", json!("gelu"))), Config, "'hidden_act'", "gelu", "silu");
+}
+
+#[test]
+fn config_of_an_unsupported_model_type() {
+    let folder = with_key("model_type", json!("mambo"));
+    assert_error!(open(&folder), UnsupportedModel, "'mambo'", "supported: llama");
+}
+
+#[test]
+fn config_of_an_unsupported_rope_scaling() {
+    let rope = |kind_key: &str| json!({ kind_key: "spiral", "factor": 2.0, "rope_theta": 10000.0 });
+    for (key, kind_key) in
+        [("rope_scaling", "type"), ("rope_scaling", "rope_type"), ("rope_parameters", "rope_type")]
+    {
+        assert_error!(open(&with_key(key, rope(kind_key))), Config, key, "'spiral'", "supported:");
+    }
+    // Transformers 4 writes null where there is none.
+    open(&with_key("rope_scaling", Value::Null)).unwrap();
+}
+
+// ---- GGUF
+
+/// A GGUF file with strings, numbers and the tokenizer's list of tokens, and without any tensor.
+fn gguf(strings: &[(&str, &str)], numbers: &[(&str, u32)], tokens: &[&str]) -> TempDir {
+    const U32: u32 = 4;
+    const STRING: u32 = 8;
+    const ARRAY: u32 = 9;
+    let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3u32.to_le_bytes());
+    bytes.extend(0u64.to_le_bytes());
+    bytes.extend((strings.len() as u64 + numbers.len() as u64 + 1).to_le_bytes());
+    for (key, value) in strings {
+        bytes.extend([string(key), STRING.to_le_bytes().to_vec(), string(value)].concat());
+    }
+    for (key, value) in numbers {
+        bytes.extend([string(key), U32.to_le_bytes().to_vec(), value.to_le_bytes().to_vec()].concat());
+    }
+    bytes.extend(string("tokenizer.ggml.tokens"));
+    bytes.extend(ARRAY.to_le_bytes());
+    bytes.extend(STRING.to_le_bytes());
+    bytes.extend((tokens.len() as u64).to_le_bytes());
+    tokens.iter().for_each(|token| bytes.extend(string(token)));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("model.gguf"), bytes).unwrap();
+    folder
+}
+
+const GGUF_SIZES: [(&str, u32); 5] = [
+    ("llama.embedding_length", 8),
+    ("llama.feed_forward_length", 8),
+    ("llama.block_count", 1),
+    ("llama.attention.head_count", 1),
+    ("llama.context_length", 64),
+];
+
+fn open_gguf(strings: &[(&str, &str)], numbers: &[(&str, u32)]) -> wgllama::Result<ModelFiles> {
+    ModelFiles::open(&gguf(strings, numbers, &["a", "b", "c"]).path().join("model.gguf"))
+}
+
+const LLAMA: (&str, &str) = ("general.architecture", "llama");
+
+#[test]
+fn gguf_of_an_unsupported_architecture() {
+    let strings = [("general.architecture", "mambo")];
+    assert_error!(open_gguf(&strings, &GGUF_SIZES), UnsupportedModel, "'mambo'", "supported: llama");
+}
+
+#[test]
+fn gguf_without_an_architecture() {
+    assert_error!(open_gguf(&[], &GGUF_SIZES), Config, "general.architecture");
+}
+
+#[test]
+fn gguf_without_a_required_key() {
+    for (key, _) in &GGUF_SIZES[..4] {
+        let others: Vec<_> = GGUF_SIZES.iter().filter(|(k, _)| k != key).copied().collect();
+        assert_error!(open_gguf(&[LLAMA], &others), Config, "model.gguf", &format!("'{key}'"));
+    }
+}
+
+#[test]
+fn gguf_sizes_that_are_zero() {
+    for (key, _) in GGUF_SIZES {
+        let edited = GGUF_SIZES.map(|(k, n)| (k, if k == key { 0 } else { n }));
+        assert_error!(open_gguf(&[LLAMA], &edited), Config, "model.gguf", "found 0");
+    }
+}
+
+#[test]
+fn gguf_of_an_unsupported_rope_scaling() {
+    let strings = [LLAMA, ("llama.rope.scaling.type", "spiral")];
+    assert_error!(open_gguf(&strings, &GGUF_SIZES), Config, "llama.rope.scaling.type", "'spiral'");
+}
+
+/// The embedding as a single number, which GGUF allows.
+#[test]
+fn gguf_with_an_embedding_of_no_dimensions() {
+    let path = gguf(&[LLAMA], &GGUF_SIZES, &["a", "b", "c"]).keep().join("model.gguf");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[8..16].copy_from_slice(&1u64.to_le_bytes());
+    let name = b"token_embd.weight";
+    bytes.extend([&(name.len() as u64).to_le_bytes()[..], name].concat());
+    // No dimensions, type F32, offset 0.
+    bytes.extend([0; 4 + 4 + 8]);
+    bytes.resize(bytes.len().next_multiple_of(32) + 4, 0);
+    std::fs::write(&path, bytes).unwrap();
+    let result = ModelFiles::open(&path);
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    assert_error!(result, Tensors, "token_embd.weight: expected shape [3, 8], found []");
+}
+
+#[test]
+fn biases_that_the_configuration_does_not_ask_for() {
+    let folder = with_key("attention_bias", json!(false));
+    assert_error!(open(&folder), Tensors, "layers.0.self_attn.q_proj.bias", "asks for no such bias");
+}
+
+/// A row of more than four megabytes, the piece in which weights are uploaded.
+#[test]
+fn rows_longer_than_a_piece_of_the_upload() {
+    let Some(gpu) = gpu() else { return };
+    let shape =
+        Tiny { intermediate: 1_100_000, hidden: 4, heads: 1, kv_heads: 1, layers: 1, ..Tiny::default() };
+    let folder = tempfile::tempdir().unwrap();
+    shape.write(folder.path()).unwrap();
+    let model = load(&gpu, folder.path());
+    session(&model, KvFormat::F32, 64, 1).prefill(&[1]).unwrap();
+}
+
+/// A GGUF file's tensors are listed by the names that they have in it.
+#[test]
+fn gguf_without_tensors() {
+    assert_error!(
+        open_gguf(&[LLAMA], &GGUF_SIZES),
+        Tensors,
+        "token_embd.weight: missing, expected shape [3, 8]",
+        "blk.0.attn_q.weight: missing",
+        "blk.0.ffn_down.weight: missing, expected shape [8, 8]",
+        "output_norm.weight: missing, expected shape [8]"
+    );
+}
+
+// ---- tensors
+
+#[test]
+fn tensors_that_do_not_fit_are_all_listed() {
+    let folder = with_tensors(|tensors| {
+        let gone = ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"];
+        tensors.retain(|t| !gone.contains(&t.name.as_str()));
+        find(tensors, "model.layers.0.self_attn.k_proj.weight").shape = vec![48, 20];
+        let bias = find(tensors, "model.layers.1.self_attn.q_proj.bias");
+        bias.shape = vec![59];
+        bias.bytes.truncate(59 * 4);
+    });
+    let error = open(&folder).err().unwrap();
+    let Error::Tensors { problems, .. } = &error else { panic!("wrong variant: {error:?}") };
+    assert_eq!(problems.len(), 4, "{error}");
+    let expected = [
+        "model.norm.weight: missing, expected shape [48]",
+        "model.layers.1.mlp.up_proj.weight: missing, expected shape [100, 48]",
+        "model.layers.0.self_attn.k_proj.weight: expected shape [20, 48], found [48, 20]",
+        "model.layers.1.self_attn.q_proj.bias: expected shape [60], found [59]",
+    ];
+    for line in expected {
+        assert!(error.to_string().contains(line), "'{line}' is not in: {error}");
+    }
+}
+
+#[test]
+fn tensor_of_an_unsupported_type() {
+    for (dtype, size) in [(Dtype::F64, 8), (Dtype::I8, 1)] {
+        let name = "model.layers.0.mlp.down_proj.weight";
+        let folder = with_tensors(|tensors| {
+            let tensor = find(tensors, name);
+            tensor.dtype = dtype;
+            tensor.bytes = vec![0; 48 * 100 * size];
+        });
+        assert_error!(open(&folder), UnsupportedFormat, name, &dtype.to_string(), "F32, F16, BF16");
+    }
+}
+
+#[test]
+fn folder_without_safetensors() {
+    let folder = tiny();
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    assert_error!(open(&folder), Io, "model.safetensors", folder.path().to_str().unwrap());
+}
+
+#[test]
+fn safetensors_file_in_place_of_its_folder() {
+    let folder = tiny();
+    let path = folder.path().join("model.safetensors");
+    assert_error!(ModelFiles::open(&path), InvalidOption, "model.safetensors", "folder", "config.json");
+}
+
+/// Cuts the tiny model's file into two and writes the index that tells which holds what.
+fn sharded() -> TempDir {
+    let folder = tiny();
+    let tensors = read_tensors(folder.path());
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    let mut weight_map = Map::new();
+    for (number, half) in tensors.chunks(tensors.len().div_ceil(2)).enumerate() {
+        let file = format!("model-{:05}-of-00002.safetensors", number + 1);
+        write_tensors(&folder.path().join(&file), half);
+        weight_map.extend(half.iter().map(|t| (t.name.clone(), Value::from(file.as_str()))));
+    }
+    let index = json!({ "metadata": {}, "weight_map": weight_map });
+    let path = folder.path().join("model.safetensors.index.json");
+    std::fs::write(path, serde_json::to_vec(&index).unwrap()).unwrap();
+    folder
+}
+
+// ---- models on the device
+
+const IDS: [u32; 9] = [256, 65, 32, 116, 105, 110, 121, 200, 7];
+
+/// The logits of all of `IDS`.
+fn logits(gpu: &Context, folder: &Path) -> Vec<f32> {
+    session(&load(gpu, folder), KvFormat::F32, 64, 64).prefill_all(&IDS).unwrap()
+}
+
+fn reference(files: &ModelFiles) -> Vec<f32> {
+    let mut reference = Reference::new(files.graph(), files, KvFormat::F32).unwrap();
+    reference.logits(&Batch::sequence(&IDS, 0, 0).with_all_outputs()).unwrap()
+}
+
+#[test]
+fn shards_equal_the_single_file() {
+    let Some(gpu) = gpu() else { return };
+    assert_eq!(logits(&gpu, sharded().path()), logits(&gpu, tiny().path()));
+}
+
+#[test]
+fn keys_of_transformers_5_mean_what_those_of_4_do() {
+    let Some(gpu) = gpu() else { return };
+    let four = with_key("rope_theta", json!(500.0));
+    let five = with_config(|config| {
+        config.remove("rope_theta");
+        let rope = json!({ "rope_theta": 500.0, "rope_type": "default" });
+        config.insert("rope_parameters".to_string(), rope);
+    });
+    let found = logits(&gpu, five.path());
+    assert_eq!(found, logits(&gpu, four.path()));
+    // The base matters at all.
+    assert!(max_error(&found, &logits(&gpu, tiny().path())).0 > 1e-2);
+}
+
+/// The tiny model with its matrices and vectors stored as `format`.
+fn stored_as(format: WeightFormat, dtype: Dtype) -> TempDir {
+    with_tensors(|tensors| {
+        for tensor in tensors {
+            let values: Vec<f32> = bytemuck::pod_collect_to_vec(&tensor.bytes);
+            tensor.bytes = quant::encode(format, &values);
+            tensor.dtype = dtype;
+        }
+    })
+}
+
+#[test]
+fn half_precision_copies_equal_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    for (format, dtype) in [(WeightFormat::BF16, Dtype::BF16), (WeightFormat::F16, Dtype::F16)] {
+        let folder = stored_as(format, dtype);
+        let files = open(&folder).unwrap();
+        assert_eq!(files.formats(&files.graph().weights[0]).unwrap(), [format]);
+        let found = logits(&gpu, folder.path());
+        assert_close(&format.to_string(), &found, &reference(&files), 1e-4);
+        // The copy is a rounded one, not the original.
+        assert!(max_error(&found, &reference(&open(&tiny()).unwrap())).0 > 1e-4);
+    }
+}
+
+/// A model whose tokenizer can't be had still takes ids; what is wrong is told to who asks for it.
+#[test]
+fn model_without_a_working_tokenizer_takes_ids() {
+    let Some(gpu) = gpu() else { return };
+    let expected = greedy(&mut session(&load(&gpu, tiny().path()), KvFormat::F32, 64, 64), &IDS, 4);
+    let broken: [Option<&[u8]>; 3] = [None, Some(b"{ \"version\": "), Some(b"{ \"model\": {} }")];
+    for content in broken {
+        let folder = tiny();
+        let path = folder.path().join("tokenizer.json");
+        std::fs::remove_file(&path).unwrap();
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        let model = load(&gpu, folder.path());
+        assert_error!(model.tokenizer(), Tokenizer, "tokenizer.json");
+        let mut session = session(&model, KvFormat::F32, 64, 64);
+        assert_error!(session.generate("A", &Sampling::default()), Tokenizer, "tokenizer.json");
+        assert_eq!(greedy(&mut session, &IDS, 4), expected);
+    }
+}
+
+#[test]
+fn progress_rises_to_the_total() {
+    let Some(gpu) = gpu() else { return };
+    let heard = RefCell::new(Vec::new());
+    let progress = |done, total| heard.borrow_mut().push((done, total));
+    let folder = tiny();
+    Model::load(&gpu, folder.path(), &LoadOptions { progress: Some(&progress) }).unwrap();
+    let heard = heard.into_inner();
+    let &(done, total) = heard.last().unwrap();
+    assert!(total > 0 && done == total, "{done} of {total}");
+    assert!(heard.iter().all(|h| h.1 == total) && heard.is_sorted(), "{heard:?}");
+}
+
+#[test]
+fn device_that_does_not_exist() {
+    let Some(gpu) = gpu() else { return };
+    for wanted in ["no such card", "4711"] {
+        let options = ContextOptions { device: Some(wanted.to_string()), ..Default::default() };
+        assert_error!(Context::new(&options), DeviceNotFound, wanted, &gpu.adapter().name);
+    }
+}
+
+// ---- sessions
+
+fn tiny_session(gpu: &Context, context: usize) -> Session {
+    session(&load(gpu, tiny().path()), KvFormat::F32, context, 64)
+}
+
+#[test]
+fn prompt_longer_than_the_context() {
+    let Some(gpu) = gpu() else { return };
+    let mut session = tiny_session(&gpu, 8);
+    assert_error!(session.prefill(&IDS), PromptTooLong, "9 tokens", "room for 8");
+    assert!(session.ids().is_empty());
+    session.prefill(&IDS[..5]).unwrap();
+    let expected = session.logits().unwrap().to_vec();
+    assert_error!(session.prefill(&IDS[..4]), PromptTooLong, "4 tokens", "room for 3");
+    assert_error!(session.prefill_all(&IDS[..4]), PromptTooLong, "4 tokens", "room for 3");
+    assert_error!(session.generate_ids(&IDS[..4], &Sampling::default()), PromptTooLong, "4 tokens");
+    // Nothing of what failed has left a trace.
+    assert_eq!((session.ids(), session.logits().unwrap()), (&IDS[..5], &expected[..]));
+    session.prefill(&IDS[5..8]).unwrap();
+    assert_error!(session.prefill(&IDS[8..]), ContextFull, "8 tokens");
+    session.truncate(0);
+    session.prefill(&IDS[..5]).unwrap();
+    assert_eq!(session.logits().unwrap(), expected);
+}
+
+/// The last token is one that no room is left to feed.
+#[test]
+fn context_that_fills_up_ends_the_stream() {
+    let Some(gpu) = gpu() else { return };
+    let expected = greedy(&mut tiny_session(&gpu, 64), &IDS, 4);
+    let mut session = tiny_session(&gpu, 12);
+    let mut stream = session.generate_ids(&IDS, &Sampling::default().max_tokens(100)).unwrap();
+    // What is left of a broken character comes as one piece more, which is no token.
+    let ids: Vec<u32> = stream.by_ref().filter_map(|piece| piece.unwrap().id).collect();
+    assert_eq!(ids, expected);
+    assert_eq!(stream.finish(), Some(Finish::Context));
+    assert_eq!(session.ids().len(), 12);
+}
+
+#[test]
+fn prompts_that_can_not_be_fed() {
+    let Some(gpu) = gpu() else { return };
+    let mut session = tiny_session(&gpu, 64);
+    assert_error!(session.logits(), InvalidOption, "feed a prompt first");
+    assert_error!(session.prefill(&[]), InvalidOption, "prompt", "no tokens");
+    assert_error!(session.prefill_all(&[]), InvalidOption, "no tokens");
+    assert_error!(session.capture(&[], &[]), InvalidOption, "no tokens");
+    for id in [VOCAB as u32, u32::MAX] {
+        let named = format!("id {id} ");
+        assert_error!(session.prefill(&[1, id]), InvalidOption, &named, "258");
+        assert_error!(session.prefill_all(&[id]), InvalidOption, &named, "258");
+        assert_error!(session.capture(&[id], &["embed"]), InvalidOption, &named, "258");
+    }
+    assert!(session.ids().is_empty());
+    session.prefill(&IDS).unwrap();
+}
+
+#[test]
+fn session_options_that_are_zero_or_too_large() {
+    let Some(gpu) = gpu() else { return };
+    let model = load(&gpu, tiny().path());
+    for context in [0, usize::MAX] {
+        let options = SessionOptions { context: Some(context), ..Default::default() };
+        assert_error!(model.session(&options), InvalidOption, "ctx", &format!("found {context}"));
+    }
+    let options = SessionOptions { chunk: Some(0), ..Default::default() };
+    assert_error!(model.session(&options), InvalidOption, "chunk", "found 0");
+    // A longer chunk than the context is no error: there are never so many tokens.
+    let options = SessionOptions { chunk: Some(usize::MAX), context: Some(16), ..Default::default() };
+    model.session(&options).unwrap();
+}
+
+#[test]
+fn sampling_options_that_make_no_sense() {
+    let Some(gpu) = gpu() else { return };
+    let mut session = tiny_session(&gpu, 64);
+    let sampling = Sampling::default().temperature(f32::NAN);
+    assert_error!(session.generate_ids(&IDS, &sampling), InvalidOption, "temperature", "NaN");
+    let sampling = Sampling { top_p: 1.5, ..Sampling::default() };
+    assert_error!(session.generate_ids(&IDS, &sampling), InvalidOption, "top-p", "1.5");
+    assert!(session.ids().is_empty(), "checked before anything is fed");
+}
+
+/// The context that `error` says would fit.
+fn advice(error: &Error) -> u64 {
+    let message = error.to_string();
+    let (_, rest) = message.split_once("--ctx ").unwrap_or_else(|| panic!("no advice in: {message}"));
+    rest.trim_end_matches(')').parse().unwrap()
+}
+
+#[test]
+fn context_that_does_not_fit() {
+    let Some(gpu) = gpu() else { return };
+    let model = load(&gpu, tiny().path());
+    for kv in KvFormat::ALL {
+        let options = SessionOptions { context: Some(1 << 30), kv, chunk: None };
+        let error = model.session(&options).err().unwrap();
+        assert!(matches!(error, Error::OutOfMemory { .. }), "wrong variant: {error:?}");
+        assert!(error.to_string().contains("1073741824 tokens"), "{error}");
+        assert!((1..1 << 30).contains(&advice(&error)), "{error}");
+    }
+}
+
+/// Many layers, each of which would fit: what is advised has to fit for all of them together.
+/// Only a software adapter says how much memory there is.
+#[test]
+fn advised_context_fits_with_all_layers() {
+    let Some(gpu) = gpu() else { return };
+    let Some(available) = wgllama::host::available_memory() else { return };
+    if gpu.caps().kind != AdapterKind::Cpu {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (heads, kv_heads, head_dim) = (1, 1, 8);
+    let narrow = Tiny {
+        hidden: 8,
+        intermediate: 8,
+        layers: 300,
+        heads,
+        kv_heads,
+        head_dim,
+        biases: false,
+        ..Tiny::default()
+    };
+    narrow.write(folder.path()).unwrap();
+    let model = load(&gpu, folder.path());
+    let options = SessionOptions { context: Some(1 << 30), ..Default::default() };
+    let error = model.session(&options).err().unwrap();
+    let bytes = advice(&error) * bytes_per_token(&model.graph().caches, options.kv);
+    // Other programs take and give memory meanwhile.
+    assert!(bytes <= available + available / 4, "{bytes} bytes, {available} are there: {error}");
+}
+
+#[test]
+fn threads_share_a_model() {
+    let Some(gpu) = gpu() else { return };
+    let folder = tiny();
+    let model = load(&gpu, folder.path());
+    let sampling = Sampling::default().temperature(0.8).seed(3).max_tokens(12);
+    let text = |model: &Model| -> String {
+        let mut session = session(model, KvFormat::F32, 64, 64);
+        session.generate("One model", &sampling).unwrap().map(|piece| piece.unwrap().text).collect()
+    };
+    let expected = text(&model);
+    assert!(!expected.is_empty());
+    let threads: Vec<_> = std::thread::scope(|scope| {
+        let spawned: Vec<_> = (0..4).map(|_| scope.spawn(|| text(&model))).collect();
+        spawned.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(threads.iter().all(|found| *found == expected), "{threads:?} instead of {expected:?}");
+}
+
+#[test]
+fn capture_of_an_unknown_node() {
+    let Some(gpu) = gpu() else { return };
+    let mut session = tiny_session(&gpu, 64);
+    assert_error!(session.capture(&IDS, &["embed", "layers.7.out"]), InvalidOption, "'layers.7.out'");
+    assert!(session.ids().is_empty());
+    let found = session.capture(&IDS, &["embed", "layers.1.out"]).unwrap();
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [9 * 48, 9 * 48]);
+    assert_eq!(session.ids(), IDS);
+}
+
+#[test]
+fn plans_are_shown_as_text() {
+    let Some(gpu) = gpu() else { return };
+    let session = tiny_session(&gpu, 64);
+    for (phase, tokens) in [(Phase::Decode, "1 tokens"), (Phase::Prefill, "64 tokens")] {
+        let text = session.plan(phase).unwrap();
+        for part in ["gemv", "layers.1.", "attention", tokens] {
+            assert!(text.contains(part), "'{part}' is not in: {text}");
+        }
+    }
+}
