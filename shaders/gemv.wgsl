@@ -1,10 +1,10 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_*, weight_*, x_*, out_*, bias_*
+// Links  step, rows_*, lane_*, weight_*, x_*, norm_*, out_*, bias_*
 //
-// A team holds ROWS x COLS sums (ROWS is a multiple of four), so that each activation serves ROWS rows and each weight,
-// decoded once, serves COLS tokens. With one column the scale of a group is applied to its
+// A team holds ROWS x COLS sums (ROWS is a multiple of four), so that each activation serves
+// ROWS rows and each weight, decoded once, serves COLS tokens. With one column the scale of a group is applied to its
 // partial sum instead of to each weight: w = d q + m, so sum(w x) = d sum(q x) + m sum(x),
 // where sum(x) is shared by the rows. Rows come in shards (a limit of bindings, or joined
 // tensors of different formats), hence first and stride.
@@ -14,17 +14,22 @@ struct Params {
     pitch: u32,   // of a row of y, in values
     first: u32,   // output of row 0
     stride: u32,  // outputs from one row to the next
+    width: f32,   // of x, without padding: for the mean in the norm
+    eps: f32,     // of the norm
 }
+
+const_assert COLS == 1u || !HAS_NORM;
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
 @group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
-@group(0) @binding(5) var<uniform> p: Params;
+@group(0) @binding(6) var<uniform> p: Params;
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let t0 = group.z * COLS;
     for (var r0 = team.index * ROWS; r0 < p.rows; r0 += team.count * ROWS) {
         var sums: array<f32, ROWS * COLS>;
+        var squares = 0.0;
         for (var g = lane.index; g < p.groups; g += lane.count) {
             var blocks: array<Block, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
@@ -34,7 +39,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 var part: array<f32, ROWS>;
                 var total = vec4<f32>(0.0);
                 for (var i = 0u; i < 8u; i++) {
-                    let v = x4((t0 * p.groups + g) * 8u + i);
+                    var v = x4((t0 * p.groups + g) * 8u + i);
+                    if (HAS_NORM) {
+                        squares += dot(v, v);
+                        v *= gain4(g * 8u + i);
+                    }
                     if (HAS_MIN) {
                         total += v;
                     }
@@ -70,6 +79,10 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 }
             }
         }
+        var factor = 1.0;
+        if (HAS_NORM) {
+            factor = 1.0 / sqrt(sum_all(lane, squares) / p.width + p.eps);
+        }
         for (var c = 0u; c < COLS; c++) {
             for (var r = 0u; r < ROWS; r += 4u) {
                 let sum = sum_all4(lane, vec4<f32>(
@@ -79,13 +92,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                     sums[(r + 3u) * COLS + c],
                 ));
                 if (lane.index == 0u && t0 + c < n_rows()) {
-                    for (var i = 0u; i < 4u; i++) {
-                        let row = r0 + r + i;
-                        let o = p.first + row * p.stride;
-                        if (row < p.rows) {
-                            put((t0 + c) * p.pitch + o, sum[i] + bias_of(o));
-                        }
-                    }
+                    put4((t0 + c) * p.pitch, r0 + r, sum * factor);
                 }
             }
         }

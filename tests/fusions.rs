@@ -8,11 +8,11 @@ mod support;
 use rig::{Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::graph::reference::Reference;
-use wgllama::graph::{Batch, Graph, NodeId, Op, Rope};
-use wgllama::plan::fuse::{RULES, fuse};
-use wgllama::plan::{PlanOptions, lower};
+use wgllama::graph::{Batch, Graph, NodeId, Op, Out, Part, Rope, RowOrder, WeightSpec};
+use wgllama::plan::fuse::{self, RULES, Target};
+use wgllama::plan::{PlanOptions, WeightLayout, lower};
 use wgllama::shape::Rows;
-use wgllama::{KvFormat, WeightFormat};
+use wgllama::{Caps, KvFormat, WeightFormat};
 
 /// embed -> norm -> linear -> (+ residual, in the given order) -> norm -> logits.
 fn residual(bias: bool, linear_first: bool) -> Graph {
@@ -30,29 +30,153 @@ fn residual(bias: bool, linear_first: bool) -> Graph {
     g
 }
 
+/// All rules, with layouts for the adapter at hand or for the least one.
+fn fuse(graph: &Graph, keep: &[String]) -> Graph {
+    let layouts = layouts(graph);
+    fuse::fuse(graph, &Target { keep, layouts: &layouts, norm: true, swiglu: true })
+}
+
+fn layouts(graph: &Graph) -> Vec<WeightLayout> {
+    let layout = |w: &WeightSpec| {
+        WeightLayout::new(w, &vec![WeightFormat::F32; w.parts.len()], &Caps::baseline()).unwrap()
+    };
+    graph.weights.iter().map(layout).collect()
+}
+
 fn count(graph: &Graph, wanted: fn(&Op) -> bool) -> usize {
     graph.nodes.iter().filter(|n| wanted(&n.op)).count()
 }
 
+/// Runs `graph` with its fusions, for one token and for several, and compares with the
+/// reference run of the graph as it is.
+fn equals_the_reference(what: &str, graph: Graph, caps: &Caps, variant: &str) {
+    let Some(gpu) = gpu() else { return };
+    if caps.subgroup.is_some() && gpu.caps().subgroup.is_none() {
+        eprintln!("skipped: the adapter has no subgroups");
+        return;
+    }
+    for format in [WeightFormat::F32, WeightFormat::Q8_0] {
+        let rig = Rig::new(graph.clone(), format, 11);
+        for ids in [&[3u32][..], &[3, 7, 19, 0, 3]] {
+            let batch = Batch::sequence(ids, 0, 0).with_all_outputs();
+            let expected = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap().logits(&batch).unwrap();
+            let options = PlanOptions::new(ids.len(), ids.len(), KvFormat::F32);
+            let plan = lower(&rig.graph, &rig.layouts(caps), caps, &options).unwrap();
+            if ids.len() == 1 {
+                assert!(plan.to_string().contains(variant), "{what}: no {variant} in\n{plan}");
+            }
+            let found = rig.run(&gpu, caps, &plan, &[batch], 64);
+            assert_close(&format!("{what}, {format}, {} tokens", ids.len()), &found, &expected, 2e-4);
+        }
+    }
+}
+
+/// What the fused kernels are chosen for: teams of threads, of subgroups and of workgroups.
+fn adapters() -> [Caps; 3] {
+    let limits = |caps: Caps| Caps { max_storage_binding: 128 << 20, ..caps };
+    [limits(Caps::lavapipe()), limits(Caps::nvidia()), Caps::baseline()]
+}
+
 #[test]
 fn a_residual_goes_into_its_linear() {
-    let gpu = gpu();
     for (bias, linear_first) in [(false, false), (true, false), (false, true), (true, true)] {
         let graph = residual(bias, linear_first);
         let fused = fuse(&graph, &[]);
-        assert_eq!(fused.nodes.len(), graph.nodes.len() - 1);
-        assert_eq!(count(&fused, |op| matches!(op, Op::LinearAdd { .. })), 1);
+        assert_eq!(count(&fused, |op| matches!(op, Op::FusedLinear { out: Out::Add, .. })), 1);
         assert_eq!(count(&fused, |op| *op == Op::Add), 0);
-        let Some(gpu) = &gpu else { continue };
-        let rig = Rig::new(graph, WeightFormat::F32, 11);
-        let batch = Batch::sequence(&[3, 7, 19, 0, 3], 0, 0).with_all_outputs();
-        let expected = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap().logits(&batch).unwrap();
-        let options = PlanOptions::new(5, 5, KvFormat::F32);
-        let plan = lower(&rig.graph, &rig.layouts(gpu.caps()), gpu.caps(), &options).unwrap();
-        assert!(plan.launches.iter().any(|l| l.dispatch.variant.to_string().contains("add")));
-        let found = rig.run(gpu, gpu.caps(), &plan, &[batch], 64);
-        assert_close("fused", &found, &expected, 1e-4);
+        equals_the_reference("residual", graph, &Caps::lavapipe(), ",add");
     }
+}
+
+/// embed -> norm -> linear -> norm of the outputs -> logits.
+fn normed() -> Graph {
+    let mut g = Graph::new(Rope::plain(1e4, 2));
+    let table = g.weight(matrix("table", 20, 64)).unwrap();
+    let w = g.weight(matrix("w", 64, 64)).unwrap();
+    let norm = g.vector(vector("norm", 64));
+    let bias = g.vector(vector("bias", 64));
+    let x = g.embed("x", table);
+    let h = g.rms_norm("h", x, norm, 1e-5, Rows::Tokens).unwrap();
+    let h = g.linear("w", h, w, Some(bias)).unwrap();
+    let y = g.rms_norm("y", h, norm, 1e-5, Rows::Outputs).unwrap();
+    g.linear("logits", y, table, None).unwrap();
+    g
+}
+
+#[test]
+fn a_norm_goes_into_its_linear() {
+    let graph = normed();
+    // The norm of the outputs picks rows and stays.
+    assert_eq!(count(&fuse(&graph, &[]), |op| matches!(op, Op::RmsNorm { .. })), 1);
+    for caps in adapters() {
+        let variant = if wgllama::kernels::tuning::norm_prologue(&caps, 1) { ",norm" } else { "rms_norm" };
+        equals_the_reference("norm", graph.clone(), &caps, variant);
+    }
+}
+
+#[test]
+fn a_norm_of_the_residual_that_is_added_to_stays() {
+    // The sum is in place: no team may read x while another adds to it.
+    let fused = fuse(&residual(false, false), &[]);
+    assert!(fused.find("h").is_some());
+    assert_eq!(count(&fused, |op| matches!(op, Op::FusedLinear { out: Out::Add, norm: None, .. })), 1);
+}
+
+#[test]
+fn a_norm_with_two_users_or_kept_stays() {
+    let mut g = normed();
+    let (h, w) = (g.find("h").unwrap(), g.find("w").unwrap());
+    g.add("late", h, w).unwrap();
+    assert!(fuse(&g, &[]).find("h").is_some());
+    assert!(fuse(&normed(), &["h".to_string()]).find("h").is_some());
+}
+
+/// embed -> gate and up -> SwiGLU -> down -> logits.
+fn gated(wide: usize, bias: bool) -> Graph {
+    let mut g = Graph::new(Rope::plain(1e4, 2));
+    let table = g.weight(matrix("table", 20, 64)).unwrap();
+    let part = |tensor: &str| Part { tensor: tensor.to_string(), rows: wide, order: RowOrder::Stored };
+    let gate_up = WeightSpec {
+        name: "gate_up".into(),
+        rows: 2 * wide,
+        cols: 64,
+        parts: vec![part("gate"), part("up")],
+        interleaved: true,
+    };
+    let gate_up = g.weight(gate_up).unwrap();
+    let down = g.weight(matrix("down", 64, wide)).unwrap();
+    let bias = bias.then(|| g.vector(vector("bias", 2 * wide)));
+    let norm = g.vector(vector("norm", 64));
+    let x = g.embed("x", table);
+    let h = g.linear("gate_up", x, gate_up, bias).unwrap();
+    let h = g.swiglu("act", h).unwrap();
+    let h = g.linear("down", h, down, None).unwrap();
+    let y = g.rms_norm("y", h, norm, 1e-5, Rows::Outputs).unwrap();
+    g.linear("logits", y, table, None).unwrap();
+    g
+}
+
+#[test]
+fn a_swiglu_goes_into_its_linear() {
+    for caps in adapters() {
+        for (wide, bias) in [(100, false), (96, true), (33, true)] {
+            let graph = gated(wide, bias);
+            let fused = fuse(&graph, &[]);
+            assert_eq!(count(&fused, |op| *op == Op::SwiGlu), 0);
+            assert_eq!(fused.nodes.len(), graph.nodes.len() - 1);
+            equals_the_reference(&format!("swiglu {wide}"), graph, &caps, ",swiglu");
+        }
+    }
+}
+
+#[test]
+fn a_swiglu_of_shards_that_do_not_alternate_stays() {
+    let graph = gated(96, false);
+    let mut layouts = layouts(&graph);
+    let formats = [WeightFormat::F32, WeightFormat::Q8_0];
+    layouts[1] = WeightLayout::new(&graph.weights[1], &formats, &Caps::baseline()).unwrap();
+    let fused = fuse::fuse(&graph, &Target { keep: &[], layouts: &layouts, norm: true, swiglu: true });
+    assert_eq!(count(&fused, |op| *op == Op::SwiGlu), 1);
 }
 
 #[test]
@@ -60,7 +184,7 @@ fn a_residual_with_another_use_afterwards_stays() {
     let mut g = residual(false, false);
     let (x, y) = (g.find("x").unwrap(), g.find("sum").unwrap());
     g.add("late", x, y).unwrap();
-    assert_eq!(fuse(&g, &[]).nodes.len(), g.nodes.len());
+    assert_eq!(count(&fuse(&g, &[]), |op| matches!(op, Op::FusedLinear { out: Out::Add, .. })), 0);
 }
 
 #[test]
@@ -69,7 +193,7 @@ fn a_linear_with_another_use_stays() {
     let (w, sum) = (g.find("w").unwrap(), g.find("sum").unwrap());
     g.add("late", w, sum).unwrap();
     let fused = fuse(&g, &[]);
-    assert_eq!(count(&fused, |op| matches!(op, Op::LinearAdd { .. })), 0);
+    assert_eq!(count(&fused, |op| matches!(op, Op::FusedLinear { out: Out::Add, .. })), 0);
 }
 
 #[test]
@@ -78,9 +202,9 @@ fn what_is_to_be_kept_stays() {
     for kept in ["w", "x"] {
         let fused = fuse(&graph, &[kept.to_string()]);
         assert!(fused.find(kept).is_some());
-        assert_eq!(count(&fused, |op| matches!(op, Op::LinearAdd { .. })), 0, "{kept}");
+        assert_eq!(count(&fused, |op| matches!(op, Op::FusedLinear { out: Out::Add, .. })), 0, "{kept}");
     }
-    assert_eq!(fuse(&graph, &["sum".to_string()]).nodes.len(), graph.nodes.len() - 1);
+    assert!(fuse(&graph, &["sum".to_string()]).find("sum").is_some());
 }
 
 #[test]
@@ -108,10 +232,16 @@ fn a_linear_of_the_residual_itself_stays() {
 #[test]
 fn inputs_still_come_before_their_users() {
     for (name, rule) in RULES {
-        let mut graph = residual(true, true);
-        assert!(rule(&mut graph, &[]) > 0, "{name} never applies");
-        for (i, node) in graph.nodes.iter().enumerate() {
-            assert!(node.inputs.iter().all(|&NodeId(input)| input < i), "{name}: node {i}");
+        let mut times = 0;
+        for mut graph in [residual(true, true), gated(40, true), normed()] {
+            let layouts = layouts(&graph);
+            while rule(&mut graph, &Target { keep: &[], layouts: &layouts, norm: true, swiglu: true }) {
+                times += 1;
+            }
+            for (i, node) in graph.nodes.iter().enumerate() {
+                assert!(node.inputs.iter().all(|&NodeId(input)| input < i), "{name}: node {i}");
+            }
         }
+        assert!(times > 0, "{name} never applies");
     }
 }

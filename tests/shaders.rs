@@ -109,10 +109,14 @@ fn every_variant_agrees_with_its_declaration() {
             assert_eq!(*access, variant.access(declared), "{variant}: access of {name}");
             used.insert(*number);
         }
-        // A bias is bound only where the variant links one.
-        let without_bias = variant.parts().any(|p| p == Part::BiasNone);
+        // A bias and a gain are bound only where the variant links them.
+        let without = |part| variant.parts().any(|p| p == part);
         for (number, declared) in decl.bindings.iter().enumerate() {
-            let unused_ok = declared.name == "bias" && without_bias;
+            let unused_ok = match declared.name {
+                "bias" => without(Part::BiasNone),
+                "gain" => without(Part::NormNone),
+                _ => false,
+            };
             assert!(
                 used.contains(&(number as u32)) || unused_ok,
                 "{variant}: {} is not in the shader",

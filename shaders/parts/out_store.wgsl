@@ -1,2 +1,9 @@
-// Output: written.
-fn put(i: u32, v: f32) { y[i] = v; }
+// Output: sums of four neighbouring rows, written with their biases.
+fn put4(at: u32, row: u32, sum: vec4<f32>) {
+    for (var i = 0u; i < 4u; i++) {
+        let o = p.first + (row + i) * p.stride;
+        if (row + i < p.rows) {
+            y[at + o] = sum[i] + bias_of(o);
+        }
+    }
+}

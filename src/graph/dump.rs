@@ -15,7 +15,7 @@ impl Op {
             Self::Attention { .. } => "attention",
             Self::SwiGlu => "swiglu",
             Self::Add => "add",
-            Self::LinearAdd { .. } => "linear_add",
+            Self::FusedLinear { .. } => "fused_linear",
         }
     }
 }
@@ -28,7 +28,7 @@ impl fmt::Display for Graph {
                 write!(f, "{}%{}", if j == 0 { "" } else { ", " }, input.0)?;
             }
             match node.op {
-                Op::Linear { weight, .. } | Op::LinearAdd { weight, .. } | Op::Embed { table: weight } => {
+                Op::Linear { weight, .. } | Op::FusedLinear { weight, .. } | Op::Embed { table: weight } => {
                     write!(f, " {}", self.weights[weight.0].name)?;
                 }
                 Op::RmsNorm { weight, .. } => write!(f, " {}", self.vectors[weight.0].name)?,

@@ -145,13 +145,28 @@ pub enum Op {
     SwiGlu,
     /// a + b.
     Add,
-    /// W x + bias + residual: made by fusion, second input the residual.
-    LinearAdd {
+    /// A linear with what fusion has joined to it.
+    FusedLinear {
         /// W.
         weight: WeightId,
         /// The bias.
         bias: Option<VectorId>,
+        /// Factors and epsilon of the normalisation of x on the way in.
+        norm: Option<(VectorId, f32)>,
+        /// What becomes of the sums.
+        out: Out,
     },
+}
+
+/// What becomes of the sums of a fused linear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Out {
+    /// They are the result.
+    Store,
+    /// They are added in place to the second input, the residual.
+    Add,
+    /// Alternating gates and ups: silu(gate) up is the result.
+    SwiGlu,
 }
 
 /// An operation in its place.

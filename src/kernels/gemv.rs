@@ -8,10 +8,21 @@ use crate::shape::{GROUP, padded};
 
 params! {
     /// Params of [`GEMV`].
-    GemvParams { groups: u32, rows: u32, pitch: u32, first: u32, stride: u32 }
+    GemvParams { groups: u32, rows: u32, pitch: u32, first: u32, stride: u32, width: f32, eps: f32 }
 }
 
-kernel!(GEMV, "gemv", GemvParams, [w: Read, scales: Read, x: Read, y: Write, bias: Read], variants);
+kernel!(GEMV, "gemv", GemvParams, [w: Read, scales: Read, x: Read, y: Write, bias: Read, gain: Read], variants);
+
+/// What becomes of a sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Out {
+    /// It is the output.
+    Store,
+    /// It is added to the output.
+    Add,
+    /// Alternating gates and ups become one output.
+    Swiglu,
+}
 
 /// One shard of a matrix times the rows of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -20,16 +31,18 @@ pub struct Gemv {
     pub format: WeightFormat,
     /// Inputs: columns of the matrix.
     pub inputs: usize,
-    /// Outputs of the whole matrix.
+    /// Width of a row of the result.
     pub outputs: usize,
-    /// Rows of the shard, with those that fill the padding of the output.
+    /// Rows of the shard, with those that fill the padding of the result.
     pub rows: usize,
     /// Output of the shard's first row.
     pub first: usize,
     /// Outputs from one row to the next.
     pub stride: usize,
-    /// Whether the result is added to the output.
-    pub add: bool,
+    /// What becomes of the sums.
+    pub out: Out,
+    /// The epsilon of the normalisation on the way in, if there is one: for one token only.
+    pub norm: Option<f32>,
     /// Whether there is a bias.
     pub bias: bool,
     /// Which rows of the batch.
@@ -53,7 +66,12 @@ fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
         shape.lane,
         Part::Weight(problem.format),
         if shape.uniform { Part::XUniform } else { Part::XStorage },
-        if problem.add { Part::OutAdd } else { Part::OutStore },
+        if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
+        match problem.out {
+            Out::Store => Part::OutStore,
+            Out::Add => Part::OutAdd,
+            Out::Swiglu => Part::OutSwiglu,
+        },
         if problem.bias { Part::BiasVector } else { Part::BiasNone },
     ];
     let numbers = [("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg), ("X4", x4)];
@@ -69,29 +87,28 @@ fn variants(caps: &Caps) -> Vec<Variant> {
     for (lane, wg) in lanes {
         for format in WeightFormat::ALL {
             for (cols, uniform) in [(1, false), (1, true), (4, false), (8, false)] {
-                for (add, bias, batch) in [
-                    (false, false, Rows::Tokens),
-                    (true, true, Rows::Tokens),
-                    (true, false, Rows::Tokens),
-                    (false, false, Rows::Outputs),
-                ] {
-                    let shape = GemvShape { lane, rows: 4, cols, wg, uniform };
-                    let (inputs, outputs) = (64, 64);
-                    all.push(variant(
-                        shape,
-                        &Gemv {
-                            format,
-                            inputs,
-                            outputs,
-                            rows: outputs,
-                            first: 0,
-                            stride: 1,
-                            add,
-                            bias,
-                            batch,
-                            max_batch: cols as usize,
-                        },
-                    ));
+                let shape = GemvShape { lane, rows: 4, cols, wg, uniform };
+                let plain = Gemv {
+                    format,
+                    inputs: 64,
+                    outputs: 64,
+                    rows: 64,
+                    first: 0,
+                    stride: 1,
+                    out: Out::Store,
+                    norm: None,
+                    bias: false,
+                    batch: Rows::Tokens,
+                    max_batch: cols as usize,
+                };
+                all.push(variant(shape, &plain));
+                all.push(variant(shape, &Gemv { batch: Rows::Outputs, ..plain }));
+                let norm = (cols == 1).then_some(1e-5);
+                for out in [Out::Store, Out::Add, Out::Swiglu] {
+                    for bias in [false, true] {
+                        all.push(variant(shape, &Gemv { out, bias, norm, ..plain }));
+                        all.push(variant(shape, &Gemv { out, bias, ..plain }));
+                    }
                 }
             }
         }
@@ -121,6 +138,8 @@ pub fn dispatch(problem: &Gemv, shape: GemvShape, caps: &Caps) -> Dispatch {
         pitch: padded(problem.outputs) as u32,
         first: problem.first as u32,
         stride: problem.stride as u32,
+        width: problem.inputs as f32,
+        eps: problem.norm.unwrap_or(0.0),
     };
     // With the largest subgroups a workgroup holds the fewest teams; smaller ones find their
     // rows taken and stop. Teams walk the rows with the stride of the grid in any case.

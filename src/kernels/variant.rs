@@ -20,6 +20,9 @@ pub enum Part {
     XUniform,
     OutStore,
     OutAdd,
+    OutSwiglu,
+    NormNone,
+    NormRms,
     BiasNone,
     BiasVector,
     RowsTokens,
@@ -46,6 +49,9 @@ impl Part {
             Self::XUniform,
             Self::OutStore,
             Self::OutAdd,
+            Self::OutSwiglu,
+            Self::NormNone,
+            Self::NormRms,
             Self::BiasNone,
             Self::BiasVector,
             Self::RowsTokens,
@@ -74,6 +80,9 @@ impl Part {
             Self::XUniform => part!("x_uniform"),
             Self::OutStore => part!("out_store"),
             Self::OutAdd => part!("out_add"),
+            Self::OutSwiglu => part!("out_swiglu"),
+            Self::NormNone => part!("norm_none"),
+            Self::NormRms => part!("norm_rms"),
             Self::BiasNone => part!("bias_none"),
             Self::BiasVector => part!("bias_vector"),
             Self::RowsTokens => part!("rows_tokens"),
@@ -86,7 +95,12 @@ impl Part {
     /// The word that stands for the part in a variant's name; none for the usual choice.
     fn label(self) -> Option<&'static str> {
         match self {
-            Self::Step | Self::XStorage | Self::OutStore | Self::BiasNone | Self::RowsTokens => None,
+            Self::Step
+            | Self::XStorage
+            | Self::OutStore
+            | Self::NormNone
+            | Self::BiasNone
+            | Self::RowsTokens => None,
             Self::LaneThread => Some("thread"),
             Self::LaneSubgroup => Some("subgroup"),
             Self::LaneWorkgroup => Some("workgroup"),
@@ -94,6 +108,8 @@ impl Part {
             Self::Weight(format) => Some(format.name()),
             Self::XUniform => Some("uniform"),
             Self::OutAdd => Some("add"),
+            Self::OutSwiglu => Some("swiglu"),
+            Self::NormRms => Some("norm"),
             Self::BiasVector => Some("bias"),
             Self::RowsOutputs => Some("outputs"),
             Self::Kv(KvFormat::F32) => Some("kv_f32"),

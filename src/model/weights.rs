@@ -107,8 +107,11 @@ impl Loader<'_> {
 
     fn vector(&self, id: VectorId) -> Result<Buffer> {
         let mut values = self.files.vector_values(id)?;
-        values.resize(padded(values.len()), 0.0);
-        let name = &self.files.graph().vectors[id.0].name;
+        let spec = &self.files.graph().vectors[id.0];
+        // As its matrix: see `WeightLayout`.
+        let parts = if spec.interleaved { spec.parts.len() } else { 1 };
+        values.resize(parts * padded(values.len() / parts), 0.0);
+        let name = &spec.name;
         let buffer = self.context.buffer(name, values.len() as u64 * 4, HELP)?;
         self.context.write(&buffer, 0, bytemuck::cast_slice(&values));
         Ok(buffer)

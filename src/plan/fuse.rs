@@ -1,71 +1,162 @@
 //! Rewrite rules over a graph, one function each; every rule is tested against the reference
 //! run of the graph that it started from.
 
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::{Graph, Node, NodeId, Op, Out, VectorId, WeightId};
+use crate::plan::WeightLayout;
+use crate::shape::Rows;
 
-/// A rule: changes the graph and says how often it applied. Nodes named in `keep` stay.
-pub type Rule = fn(&mut Graph, keep: &[String]) -> usize;
+/// What the rules are to respect.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Names of nodes that stay as they are.
+    pub keep: &'a [String],
+    /// How each matrix is cut.
+    pub layouts: &'a [WeightLayout],
+    /// Whether normalisation goes into the mat-vec that follows.
+    pub norm: bool,
+    /// Whether SwiGLU goes into the mat-vec before it.
+    pub swiglu: bool,
+}
+
+/// A rule: changes the graph where it applies first, and says whether it did.
+pub type Rule = fn(&mut Graph, &Target<'_>) -> bool;
 
 /// All rules with their names, in the order of application.
-pub const RULES: [(&str, Rule); 1] = [("residual_into_linear", residual_into_linear)];
+pub const RULES: [(&str, Rule); 3] = [
+    ("swiglu_into_linear", swiglu_into_linear),
+    ("residual_into_linear", residual_into_linear),
+    ("norm_into_linear", norm_into_linear),
+];
 
-/// Applies all rules.
-pub fn fuse(graph: &Graph, keep: &[String]) -> Graph {
+/// Applies each rule for as long as it finds a place.
+pub fn fuse(graph: &Graph, target: &Target<'_>) -> Graph {
     let mut graph = graph.clone();
     for (name, rule) in RULES {
-        let times = rule(&mut graph, keep);
+        let mut times = 0;
+        while rule(&mut graph, target) {
+            times += 1;
+        }
         log::debug!("fusion {name}: {times} times");
     }
     graph
 }
 
-/// `linear(x) + residual` becomes one launch that adds in place, where the sum is the only
-/// user of the linear and the last of the residual.
-fn residual_into_linear(graph: &mut Graph, keep: &[String]) -> usize {
-    let mut times = 0;
-    let mut at = 0;
-    while at < graph.nodes.len() {
-        if let Some((linear, residual)) = fusable(graph, NodeId(at), keep) {
-            let Op::Linear { weight, bias } = graph.nodes[linear.0].op else { return times };
-            let x = graph.nodes[linear.0].inputs[0];
-            graph.nodes[at].op = Op::LinearAdd { weight, bias };
-            graph.nodes[at].inputs = vec![x, residual];
-            remove(graph, linear);
-            times += 1;
-        } else {
-            at += 1;
+/// A linear, plain or fused before.
+#[derive(Clone, Copy)]
+struct Linear {
+    weight: WeightId,
+    bias: Option<VectorId>,
+    norm: Option<(VectorId, f32)>,
+    out: Out,
+}
+
+impl Linear {
+    fn of(node: &Node) -> Option<Self> {
+        match node.op {
+            Op::Linear { weight, bias } => Some(Self { weight, bias, norm: None, out: Out::Store }),
+            Op::FusedLinear { weight, bias, norm, out } => Some(Self { weight, bias, norm, out }),
+            _ => None,
         }
     }
-    times
-}
 
-/// The linear and the residual of a sum that can be fused.
-fn fusable(graph: &Graph, sum: NodeId, keep: &[String]) -> Option<(NodeId, NodeId)> {
-    let node = &graph.nodes[sum.0];
-    if node.op != Op::Add {
-        return None;
+    fn op(self) -> Op {
+        Op::FusedLinear { weight: self.weight, bias: self.bias, norm: self.norm, out: self.out }
     }
-    let users = |of: NodeId| graph.nodes.iter().enumerate().filter(move |(_, n)| n.inputs.contains(&of));
-    let kept = |of: NodeId| keep.contains(&graph.nodes[of.0].name);
-    [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])].into_iter().find(
-        |&(linear, residual)| {
-            matches!(graph.nodes[linear.0].op, Op::Linear { .. })
-                && linear != residual
-            // In place, no launch may read the vector that it adds to.
-            && graph.nodes[linear.0].inputs[0] != residual
-                && !kept(linear)
-                && !kept(residual)
-                && users(linear).count() == 1
-                && users(residual).all(|(i, _)| i <= sum.0)
-            && !overwritten_before(graph, graph.nodes[linear.0].inputs[0], sum)
-                && graph.nodes[residual.0].rows == node.rows
-        },
-    )
 }
 
-/// Whether a sum in place, before `node`, overwrites `x`: a linear can't move past that.
+/// `linear(x) + residual` becomes one launch that adds in place, where the sum is the only
+/// user of the linear and the last of the residual.
+fn residual_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
+    for at in 0..graph.nodes.len() {
+        let node = &graph.nodes[at];
+        if node.op != Op::Add {
+            continue;
+        }
+        let [a, b] = [node.inputs[0], node.inputs[1]];
+        let found = [(a, b), (b, a)].into_iter().find_map(|(linear, residual)| {
+            let movable = movable(graph, target, linear, NodeId(at))?;
+            let last = users(graph, residual).all(|user| user <= at);
+            // In place, no launch may read the vector that it adds to.
+            let apart = linear != residual && graph.nodes[linear.0].inputs[0] != residual;
+            (last && apart && !kept(graph, target, residual)).then_some((linear, residual, movable))
+        });
+        if let Some((id, residual, linear)) = found {
+            let x = graph.nodes[id.0].inputs[0];
+            graph.nodes[at].op = Linear { out: Out::Add, ..linear }.op();
+            graph.nodes[at].inputs = vec![x, residual];
+            remove(graph, id);
+            return true;
+        }
+    }
+    false
+}
+
+/// SwiGLU of a linear, its only user, becomes one launch, where gate and up rows alternate in
+/// every shard.
+fn swiglu_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
+    for at in 0..graph.nodes.len() {
+        if graph.nodes[at].op != Op::SwiGlu || !target.swiglu {
+            continue;
+        }
+        let id = graph.nodes[at].inputs[0];
+        let Some(linear) = movable(graph, target, id, NodeId(at)) else { continue };
+        let layout = target.layouts.get(linear.weight.0);
+        let alternate = layout.is_some_and(|l| l.shards.iter().all(|s| s.interleaved && s.parts.len() == 2));
+        if alternate {
+            graph.nodes[at].op = Linear { out: Out::SwiGlu, ..linear }.op();
+            graph.nodes[at].inputs = graph.nodes[id.0].inputs.clone();
+            remove(graph, id);
+            return true;
+        }
+    }
+    false
+}
+
+/// A linear of normalised x reads x and normalises on the way in, where it is the only user
+/// of the norm. Each team sums the squares that it reads anyway.
+fn norm_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
+    for at in 0..graph.nodes.len() {
+        let Some(linear) = Linear::of(&graph.nodes[at]).filter(|l| target.norm && l.norm.is_none()) else {
+            continue;
+        };
+        let id = graph.nodes[at].inputs[0];
+        let Op::RmsNorm { weight, eps } = graph.nodes[id.0].op else { continue };
+        let x = graph.nodes[id.0].inputs[0];
+        if graph.nodes[id.0].rows == Rows::Tokens
+            && users(graph, id).count() == 1
+            && !kept(graph, target, id)
+            && graph.nodes[at].inputs.get(1) != Some(&x)
+            && !overwritten_before(graph, x, NodeId(at))
+        {
+            graph.nodes[at].op = Linear { norm: Some((weight, eps)), ..linear }.op();
+            graph.nodes[at].inputs[0] = x;
+            remove(graph, id);
+            return true;
+        }
+    }
+    false
+}
+
+/// The linear `id`, if nothing but `user` needs its sums and it can be computed there.
+fn movable(graph: &Graph, target: &Target<'_>, id: NodeId, user: NodeId) -> Option<Linear> {
+    let node = &graph.nodes[id.0];
+    let linear = Linear::of(node).filter(|l| l.out == Out::Store)?;
+    let alone = users(graph, id).count() == 1 && !kept(graph, target, id);
+    (alone && !overwritten_before(graph, node.inputs[0], user)).then_some(linear)
+}
+
+/// The nodes that use `id`; one that does so twice counts once.
+fn users(graph: &Graph, id: NodeId) -> impl Iterator<Item = usize> + '_ {
+    graph.nodes.iter().enumerate().filter(move |(_, n)| n.inputs.contains(&id)).map(|(i, _)| i)
+}
+
+fn kept(graph: &Graph, target: &Target<'_>, id: NodeId) -> bool {
+    target.keep.contains(&graph.nodes[id.0].name)
+}
+
+/// Whether a sum in place, before `node`, overwrites `x`: what reads x can't move past that.
 fn overwritten_before(graph: &Graph, x: NodeId, node: NodeId) -> bool {
-    let in_place = |op: &Op| matches!(op, Op::LinearAdd { .. });
+    let in_place = |op: &Op| matches!(op, Op::FusedLinear { out: Out::Add, .. });
     graph.nodes[..node.0].iter().any(|n| in_place(&n.op) && n.inputs.get(1) == Some(&x))
 }
 

@@ -66,7 +66,10 @@ impl WeightLayout {
             return Err(Error::shape(&spec.name, message));
         }
         let mixed = formats.windows(2).any(|w| w[0] != w[1]);
-        let extra = padded(spec.rows) - spec.rows;
+        // Zero rows for the padding of the result: of the whole rows, or, where parts alternate
+        // and become one output, of as many rows of each.
+        let parts = if spec.interleaved { spec.parts.len() } else { 1 };
+        let extra = parts * padded(spec.rows / parts) - spec.rows;
         let mut layout = Self { shards: Vec::new() };
         if spec.interleaved && !mixed {
             let all: Vec<usize> = (0..spec.parts.len()).collect();
@@ -158,7 +161,8 @@ mod tests {
     /// Every row of the matrix is in just one shard, and comes from the right place.
     fn check(spec: &WeightSpec, formats: &[WeightFormat], caps: &Caps) -> WeightLayout {
         let layout = WeightLayout::new(spec, formats, caps).unwrap();
-        let mut seen = vec![None; padded(spec.rows)];
+        let n = if spec.interleaved { spec.parts.len() } else { 1 };
+        let mut seen = vec![None; n * padded(spec.rows / n)];
         for shard in &layout.shards {
             assert!(shard.planes.bytes() as u64 <= caps.max_storage_binding.min(caps.max_buffer));
             for r in 0..shard.computed {
@@ -167,7 +171,6 @@ mod tests {
                 *place = Some(shard.source(spec, r));
             }
         }
-        let n = spec.parts.len();
         for (row, found) in seen.into_iter().enumerate() {
             let mut at = row;
             let expected = if row >= spec.rows {

@@ -2,10 +2,10 @@
 
 use crate::caps::Caps;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Op, VectorId, WeightId};
-use crate::kernels::{Dispatch, Rows, add, attention, embed, gemv, rms_norm, rope_kv, swiglu};
+use crate::graph::{Graph, Node, Op, Out, VectorId, WeightId};
+use crate::kernels::{Dispatch, Rows, add, attention, embed, gemv, rms_norm, rope_kv, swiglu, tuning};
 use crate::plan::memory::{self, Memory};
-use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, WeightLayout, fuse};
+use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, WeightLayout, fuse};
 use crate::shape::{MAX_COLS, padded, round_up, stored_head_dim};
 
 /// Makes the plan for `graph`. `layouts` are those of the graph's matrices, in order.
@@ -17,7 +17,13 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
     if let Some(unknown) = options.keep.iter().find(|name| graph.find(name).is_none()) {
         return Err(Error::option("capture", format!("the graph has no node '{unknown}'")));
     }
-    let graph = &if options.fuse { fuse::fuse(graph, &options.keep) } else { graph.clone() };
+    let target = fuse::Target {
+        keep: &options.keep,
+        layouts,
+        norm: tuning::norm_prologue(caps, options.max_tokens),
+        swiglu: tuning::swiglu_epilogue(caps, options.max_tokens),
+    };
+    let graph = &if options.fuse { fuse::fuse(graph, &target) } else { graph.clone() };
     let capacity = |rows| match rows {
         Rows::Tokens => round_up(options.max_tokens, MAX_COLS),
         Rows::Outputs => round_up(options.max_outputs, MAX_COLS),
@@ -120,8 +126,8 @@ impl Lowering<'_> {
                 let bindings = vec![input(0), Resource::Vector(weight), out];
                 self.push(i, rms_norm::select(&problem, caps), bindings, 0);
             }
-            Op::Linear { weight, bias } => self.linear(i, weight, bias, false)?,
-            Op::LinearAdd { weight, bias } => self.linear(i, weight, bias, true)?,
+            Op::Linear { weight, bias } => self.linear(i, weight, bias, None, Out::Store),
+            Op::FusedLinear { weight, bias, norm, out } => self.linear(i, weight, bias, norm, out),
             Op::RopeKv { layer, heads, rotated } => {
                 let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
                 let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, kv };
@@ -165,7 +171,14 @@ impl Lowering<'_> {
         }
     }
 
-    fn linear(&mut self, i: usize, weight: WeightId, bias: Option<VectorId>, add: bool) -> Result<()> {
+    fn linear(
+        &mut self,
+        i: usize,
+        weight: WeightId,
+        bias: Option<VectorId>,
+        norm: Option<(VectorId, f32)>,
+        out: Out,
+    ) {
         let node = &self.graph.nodes[i];
         let spec = &self.graph.weights[weight.0];
         let x = self.memory.slot[node.inputs[0].0];
@@ -178,11 +191,16 @@ impl Lowering<'_> {
             let problem = gemv::Gemv {
                 format: s.planes.format,
                 inputs: spec.cols,
-                outputs: spec.rows,
-                rows: s.computed,
+                outputs: node.width,
+                rows: rows_to_compute(s, spec.rows, out),
                 first: s.first,
                 stride: s.stride,
-                add,
+                out: match out {
+                    Out::Store => gemv::Out::Store,
+                    Out::Add => gemv::Out::Add,
+                    Out::SwiGlu => gemv::Out::Swiglu,
+                },
+                norm: norm.map(|(_, eps)| eps),
                 bias: bias.is_some(),
                 batch: node.rows,
                 max_batch,
@@ -194,13 +212,30 @@ impl Lowering<'_> {
                 *size = (*size).max(vectors as usize * 4);
             }
             let quants = Resource::Quants { weight, shard };
-            // A kernel without a bias leaves that binding unused; any buffer does.
-            let bias = bias.map_or(quants, Resource::Vector);
-            let bindings =
-                vec![quants, Resource::Scales { weight, shard }, Resource::Slot(x), self.slot(i), bias];
+            // A kernel without a bias or norm leaves that binding unused; any buffer does.
+            let vector = |v: Option<VectorId>| v.map_or(quants, Resource::Vector);
+            let bindings = vec![
+                quants,
+                Resource::Scales { weight, shard },
+                Resource::Slot(x),
+                self.slot(i),
+                vector(bias),
+                vector(norm.map(|(gain, _)| gain)),
+            ];
             let bytes = s.planes.quant_bytes + s.planes.scale_bytes;
             self.push(i, dispatch, bindings, bytes);
         }
-        Ok(())
+    }
+}
+
+/// Rows of a shard of a matrix of `rows` rows that a launch computes: those whose outputs lie
+/// in a row of the result, padding included.
+fn rows_to_compute(shard: &Shard, rows: usize, out: Out) -> usize {
+    match out {
+        // Two rows make one output, so that the result's padding takes twice as many.
+        Out::SwiGlu => shard.computed,
+        Out::Store | Out::Add => {
+            (padded(rows).saturating_sub(shard.first)).div_ceil(shard.stride).min(shard.computed)
+        }
     }
 }

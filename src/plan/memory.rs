@@ -1,7 +1,7 @@
 //! Buffers for activations: each node's result gets a slot from its launch to its last use,
 //! and slots are used again. One buffer a slot, since a graphics API tracks usage per buffer.
 
-use crate::graph::{Graph, NodeId, Op};
+use crate::graph::{Graph, NodeId, Op, Out};
 use crate::plan::SlotId;
 
 /// The slot of each node, and the size of each slot in floats.
@@ -16,7 +16,7 @@ pub struct Memory {
 /// The input whose slot the node's result takes, because it is computed in place.
 fn in_place(graph: &Graph, node: usize) -> Option<NodeId> {
     match graph.nodes[node].op {
-        Op::LinearAdd { .. } => graph.nodes[node].inputs.get(1).copied(),
+        Op::FusedLinear { out: Out::Add, .. } => graph.nodes[node].inputs.get(1).copied(),
         _ => None,
     }
 }
@@ -82,22 +82,29 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::graph::{Part, Rope, RowOrder, WeightSpec};
-    use crate::plan::fuse::fuse;
+    use crate::graph::{Part, Rope, RowOrder, VectorSpec, WeightSpec};
+    use crate::plan::fuse::{Target, fuse};
     use crate::shape::Rows;
 
-    /// A random graph of linears and sums over earlier nodes; sizes vary by node.
-    fn graph(choices: &[(bool, usize, usize)]) -> Graph {
+    /// A random graph of linears, norms and sums over earlier nodes; sizes vary by node.
+    fn graph(choices: &[(usize, usize, usize)]) -> Graph {
         let mut g = Graph::new(Rope::plain(1e4, 2));
         let part = Part { tensor: "t".into(), rows: 8, order: RowOrder::Stored };
         let spec = WeightSpec { name: "w".into(), rows: 8, cols: 8, parts: vec![part], interleaved: false };
         let w = g.weight(spec).unwrap();
         g.embed("n0", w);
-        for (i, &(sum, a, b)) in choices.iter().enumerate() {
+        let part = Part { tensor: "v".into(), rows: 8, order: RowOrder::Stored };
+        let v = g.vector(VectorSpec { name: "v".into(), parts: vec![part], interleaved: false });
+        for (i, &(kind, a, b)) in choices.iter().enumerate() {
             let n = g.nodes.len();
             let (a, b) = (NodeId(a % n), NodeId(b % n));
             let name = format!("n{}", i + 1);
-            if sum { g.add(&name, a, b) } else { g.linear(&name, a, w, None) }.unwrap();
+            match kind % 3 {
+                0 => g.add(&name, a, b),
+                1 => g.rms_norm(&name, a, v, 1e-5, Rows::Tokens),
+                _ => g.linear(&name, a, w, None),
+            }
+            .unwrap();
         }
         g
     }
@@ -131,20 +138,20 @@ mod tests {
     proptest! {
         #[test]
         fn no_result_is_overwritten_before_its_last_use(
-            choices in prop::collection::vec((any::<bool>(), 0usize..100, 0usize..100), 1..40),
+            choices in prop::collection::vec((0usize..3, 0usize..100, 0usize..100), 1..40),
             kept in prop::collection::vec(0usize..40, 0..4),
         ) {
             let graph = graph(&choices);
             let keep: Vec<String> =
                 kept.iter().filter_map(|&k| graph.nodes.get(k)).map(|n| n.name.clone()).collect();
             check(&graph, &keep);
-            check(&fuse(&graph, &keep), &keep);
+            check(&fuse(&graph, &Target { keep: &keep, layouts: &[], norm: true, swiglu: true }), &keep);
         }
     }
 
     #[test]
     fn a_chain_needs_two_slots() {
-        let graph = graph(&[(false, 0, 0), (false, 1, 0), (false, 2, 0), (false, 3, 0)]);
+        let graph = graph(&[(2, 0, 0), (2, 1, 0), (2, 2, 0), (2, 3, 0)]);
         assert_eq!(assign(&graph, |_| 32, |_| false).sizes.len(), 2);
         assert_eq!(graph.nodes[0].rows, Rows::Tokens);
     }

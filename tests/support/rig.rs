@@ -134,7 +134,7 @@ impl Rig {
             .iter()
             .map(|v| {
                 let mut v = v.clone();
-                v.resize(padded(v.len()), 0.0);
+                v.resize(2 * padded(v.len()), 0.0);
                 let buffer = gpu.buffer("vector", v.len() as u64 * 4, "").unwrap();
                 gpu.write(&buffer, 0, bytemuck::cast_slice(&v));
                 buffer
