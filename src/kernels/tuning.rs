@@ -47,8 +47,8 @@ pub fn gemv(caps: &Caps, tokens: usize) -> GemvShape {
 }
 
 /// Whether normalisation goes into the mat-vec that follows: on a GPU a launch and the wait
-/// between two costs more than squares that teams sum on the side. With several columns every
-/// team would do it for each of them.
+/// between two should cost more than squares that teams sum on the side. With several columns
+/// every team would do it for each of them; on lavapipe it does not pay (docs/REJECTED.md).
 pub fn norm_prologue(caps: &Caps, tokens: usize) -> bool {
     tokens == 1 && caps.kind != AdapterKind::Cpu
 }
