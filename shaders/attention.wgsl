@@ -1,7 +1,7 @@
 // y[t, h, :] = sum_j softmax_j(scale q[t, h, :] . k[j, :]) v[j, :], j <= pos_t
 //
-// Grid   (kv_heads x blocks of HEADS query heads, n_tokens, 1).
-// Links  step, lane_workgroup*, kv_*
+// Grid   (kv_heads x blocks of HEADS query heads, n_tokens, splits of the span).
+// Links  step, lane_workgroup*, kv_*, span_*
 //
 // The query heads that share a KV head are the rows of one tile, so each key and value is
 // read once for HEADS of them. Keys come a page at a time, one per invocation; the softmax is
@@ -15,13 +15,13 @@ struct Params {
     scale: f32,
     q_pitch: u32,      // of a row of q, in values
     pitch: u32,        // of a row of y, in values
-    width: u32,        // heads * head_dim: the part of a row of y that is not padding
+    width: u32,        // the part of a row of y that is not padding
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;     // [T, heads, OCTS * 8]
 @group(0) @binding(1) var<storage, read> k: array<KvOct>;         // [pages, kv_heads, PAGE, OCTS * 8]
 @group(0) @binding(2) var<storage, read> v: array<KvOct>;         // [pages, kv_heads, PAGE, OCTS * 8]
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;     // [T, heads, head_dim]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;     // [T, heads, head_dim], or parts
 @group(0) @binding(4) var<uniform> p: Params;
 
 const LOWEST = -3.0e38;
@@ -55,9 +55,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
 
     let sequence = token_sequence(t);
     let count = token_position(t) + 1u;
-    for (var start = 0u; start < count; start += PAGE) {
-        let page = (page_of(sequence, start / PAGE) * p.kv_heads + kv_head) * PAGE * OCTS;
-        let here = min(PAGE, count - start);
+    let pages = (count + PAGE - 1u) / PAGE;
+    let end = end_page(pages, group);
+    for (var n = first_page(pages, group); n < end; n++) {
+        let page = (page_of(sequence, n) * p.kv_heads + kv_head) * PAGE * OCTS;
+        let here = min(PAGE, count - n * PAGE);
         var score: array<f32, HEADS>;
         if (lane.index < here) {
             for (var o = 0u; o < OCTS; o++) {
@@ -103,10 +105,12 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         workgroupBarrier();
     }
 
+    // Sums and largest scores by head, for whoever owns the head's outputs.
     for (var h = 0u; h < HEADS; h++) {
         let total = sum_all(lane, sum[h]);
         if (lane.index == 0u) {
-            shrink[h] = 1.0 / total;
+            shrink[h] = total;
+            weights[h] = top[h];
         }
     }
     workgroupBarrier();
@@ -114,23 +118,13 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         let i = lane.index + item * PAGE;
         if (i < heads * OCTS) {
             let h = i / OCTS;
-            let dim = i % OCTS * 8u;
-            for (var d = 0u; d < 4u; d++) {
-                write(t, head + h, dim + d, low[item][d] * shrink[h]);
-                write(t, head + h, dim + 4u + d, high[item][d] * shrink[h]);
-            }
+            finish(t, group, head + h, i % OCTS * 8u, low[item], high[item], weights[h], shrink[h]);
         }
     }
     // The padding of the row stays zero, whatever the memory held before.
-    if (group.x == 0u) {
+    if (group.x == 0u && group.z == 0u) {
         for (var i = p.width + lane.index; i < p.pitch; i += lane.count) {
             y[t * p.pitch + i] = 0.0;
         }
-    }
-}
-
-fn write(t: u32, head: u32, d: u32, value: f32) {
-    if (d < p.head_dim) {
-        y[t * p.pitch + head * p.head_dim + d] = value;
     }
 }

@@ -8,7 +8,7 @@ mod support;
 use rig::{Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::graph::reference::Reference;
-use wgllama::graph::{Batch, Graph, NodeId, Op, Out, Part, Rope, RowOrder, WeightSpec};
+use wgllama::graph::{Batch, Graph, Heads, NodeId, Op, Out, Part, Rope, RowOrder, WeightSpec};
 use wgllama::plan::fuse::{self, RULES, Target};
 use wgllama::plan::{PlanOptions, WeightLayout, lower};
 use wgllama::shape::Rows;
@@ -33,7 +33,10 @@ fn residual(bias: bool, linear_first: bool) -> Graph {
 /// All rules, with layouts for the adapter at hand or for the least one.
 fn fuse(graph: &Graph, keep: &[String]) -> Graph {
     let layouts = layouts(graph);
-    fuse::fuse(graph, &Target { keep, layouts: &layouts, norm: true, swiglu: true })
+    fuse::fuse(
+        graph,
+        &Target { keep, layouts: &layouts, norm: true, swiglu: true, attention_groups: 64, pages: 8 },
+    )
 }
 
 fn layouts(graph: &Graph) -> Vec<WeightLayout> {
@@ -175,7 +178,10 @@ fn a_swiglu_of_shards_that_do_not_alternate_stays() {
     let mut layouts = layouts(&graph);
     let formats = [WeightFormat::F32, WeightFormat::Q8_0];
     layouts[1] = WeightLayout::new(&graph.weights[1], &formats, &Caps::baseline()).unwrap();
-    let fused = fuse::fuse(&graph, &Target { keep: &[], layouts: &layouts, norm: true, swiglu: true });
+    let fused = fuse::fuse(
+        &graph,
+        &Target { keep: &[], layouts: &layouts, norm: true, swiglu: true, attention_groups: 64, pages: 8 },
+    );
     assert_eq!(count(&fused, |op| *op == Op::SwiGlu), 1);
 }
 
@@ -229,13 +235,60 @@ fn a_linear_of_the_residual_itself_stays() {
     assert_eq!(fuse(&g, &[]), g);
 }
 
+/// embed -> q, k, v -> rope -> attention -> o -> logits.
+fn attended() -> Graph {
+    let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
+    let mut g = Graph::new(Rope::plain(1e4, 12));
+    let table = g.weight(matrix("table", 20, 64)).unwrap();
+    let qkv = g.weight(matrix("qkv", 120, 64)).unwrap();
+    let o = g.weight(matrix("o", 64, 72)).unwrap();
+    let norm = g.vector(vector("norm", 64));
+    let x = g.embed("x", table);
+    let h = g.linear("qkv", x, qkv, None).unwrap();
+    let q = g.rope_kv("q", h, heads).unwrap();
+    let h = g.attention("attn", q, 0.3).unwrap();
+    let h = g.linear("o", h, o, None).unwrap();
+    let y = g.rms_norm("y", h, norm, 1e-5, Rows::Outputs).unwrap();
+    g.linear("logits", y, table, None).unwrap();
+    g
+}
+
+#[test]
+fn attention_is_split_to_fill_the_adapter() {
+    let graph = attended();
+    let fused = fuse(&graph, &[]);
+    assert_eq!(fused.nodes.len(), graph.nodes.len() + 1);
+    // Two KV heads of three query heads: two workgroups, so 32 splits make 64, but there are
+    // only eight pages.
+    assert_eq!(count(&fused, |op| matches!(op, Op::AttentionSplit { splits: 8, .. })), 1);
+    let merged = &fused.nodes[fused.find("attn").unwrap().0];
+    assert!(matches!(merged.op, Op::AttentionMerge { splits: 8, .. }));
+    equals_the_reference("attention", graph, &adapters()[1], "attention_merge");
+}
+
+#[test]
+fn a_kept_attention_is_the_merged_one() {
+    let fused = fuse(&attended(), &["attn".to_string()]);
+    assert!(matches!(fused.nodes[fused.find("attn").unwrap().0].op, Op::AttentionMerge { .. }));
+}
+
 #[test]
 fn inputs_still_come_before_their_users() {
     for (name, rule) in RULES {
         let mut times = 0;
-        for mut graph in [residual(true, true), gated(40, true), normed()] {
+        for mut graph in [residual(true, true), gated(40, true), normed(), attended()] {
             let layouts = layouts(&graph);
-            while rule(&mut graph, &Target { keep: &[], layouts: &layouts, norm: true, swiglu: true }) {
+            while rule(
+                &mut graph,
+                &Target {
+                    keep: &[],
+                    layouts: &layouts,
+                    norm: true,
+                    swiglu: true,
+                    attention_groups: 64,
+                    pages: 8,
+                },
+            ) {
                 times += 1;
             }
             for (i, node) in graph.nodes.iter().enumerate() {

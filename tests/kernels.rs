@@ -245,6 +245,45 @@ fn attention_equals_the_reference_at_page_edges() {
     }
 }
 
+/// Contexts that are split: fewer pages than splits, as many, and more, cold and deep.
+#[test]
+fn split_attention_equals_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    // The GPU presets split; what they assume of subgroups does not matter here.
+    let subgroup = gpu.caps().subgroup;
+    let limits = (gpu.caps().max_storage_binding, gpu.caps().max_buffer);
+    let caps = Caps { subgroup, max_storage_binding: limits.0, max_buffer: limits.1, ..Caps::nvidia() };
+    for (heads, kv_heads, head_dim, context) in [(9, 3, 64, 160), (6, 2, 10, 700), (40, 40, 8, 700)] {
+        let rig = Rig::new(attention_graph(Heads { heads, kv_heads, head_dim }, 8), WeightFormat::F32, 7);
+        let mut options = PlanOptions::new(2, 2, KvFormat::F32);
+        options.context = context;
+        let step = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
+        let splits = step.launches.iter().find_map(|l| l.dispatch.variant.number("SPLITS"));
+        assert!(splits.is_some_and(|s| s > 1), "{step}");
+        options.max_tokens = 600;
+        options.max_outputs = 1;
+        let prompt = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
+        assert!(!prompt.to_string().contains("split"), "{prompt}");
+        let ids: Vec<u32> = (0..context as u32).map(|i| i * 31 % 50).collect();
+        for start in [0, 1, 63, 64, 130, context - 3] {
+            let first = Batch::sequence(&ids[..start], 0, 0);
+            let next = Batch::sequence(&ids[start..start + 2], start, 0).with_all_outputs();
+            let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+            if start > 0 {
+                reference.run(&first).unwrap();
+            }
+            let expected = reference.logits(&next).unwrap();
+            let mut pieces: Vec<(&wgllama::plan::Plan, Batch)> = Vec::new();
+            for piece in ids[..start].chunks(600).enumerate() {
+                pieces.push((&prompt, Batch::sequence(piece.1, piece.0 * 600, 0)));
+            }
+            pieces.push((&step, next));
+            let found = rig.run_plans(&gpu, &caps, &pieces, context);
+            assert_close(&format!("{heads} heads, from {start}"), &found, &expected, 1e-4);
+        }
+    }
+}
+
 #[test]
 fn plans_for_every_adapter_equal_the_reference_on_this_one() {
     let Some(gpu) = gpu() else { return };

@@ -69,12 +69,14 @@ pub struct Session {
 struct Base {
     model: Model,
     kv: KvFormat,
+    context: usize,
     rope: Buffer,
 }
 
 impl Base {
     fn plan(&self, max_tokens: usize, max_outputs: usize, keep: &[&str]) -> Result<Plan> {
         let mut options = PlanOptions::new(max_tokens, max_outputs, self.kv);
+        options.context = self.context;
         options.keep = keep.iter().map(|k| (*k).to_string()).collect();
         lower(self.model.graph(), &self.model.weights().layouts, self.model.context().caps(), &options)
     }
@@ -115,7 +117,7 @@ impl Model {
             log::warn!("the model was trained for {trained} positions, the context holds {context}");
         }
         let cache = KvCache::new(self.context(), &self.graph().caches, options.kv, context)?;
-        let base = Base { model: self.clone(), kv: options.kv, rope: self.rope_tables(context)? };
+        let base = Base { model: self.clone(), kv: options.kv, context, rope: self.rope_tables(context)? };
         let most = context.min(self.context().caps().max_groups as usize);
         let mut chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).min(most);
         // A chunk that was not asked for shrinks to what the device's bindings hold.

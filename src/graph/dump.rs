@@ -13,6 +13,8 @@ impl Op {
             Self::Linear { .. } => "linear",
             Self::RopeKv { .. } => "rope_kv",
             Self::Attention { .. } => "attention",
+            Self::AttentionSplit { .. } => "attention_split",
+            Self::AttentionMerge { .. } => "attention_merge",
             Self::SwiGlu => "swiglu",
             Self::Add => "add",
             Self::FusedLinear { .. } => "fused_linear",

@@ -141,6 +141,24 @@ pub enum Op {
         /// Factor of the scores.
         scale: f32,
     },
+    /// A share of the attention for each of `splits` parts of the cache: made by fusion.
+    AttentionSplit {
+        /// Which cache.
+        layer: usize,
+        /// The heads.
+        heads: Heads,
+        /// Factor of the scores.
+        scale: f32,
+        /// Parts of the cache.
+        splits: usize,
+    },
+    /// The attention that the shares make up: made by fusion.
+    AttentionMerge {
+        /// The heads.
+        heads: Heads,
+        /// Parts of the cache.
+        splits: usize,
+    },
     /// `[T, 2 n]` (gate and up alternating) -> `[T, n]`: silu(gate) up (Shazeer 2020).
     SwiGlu,
     /// a + b.

@@ -34,6 +34,20 @@ pub struct Attention {
     pub scale: f32,
     /// Format of the cache.
     pub kv: KvFormat,
+    /// Workgroups that share the cache of a token; with more than one each leaves a part for
+    /// `attention_merge`.
+    pub splits: usize,
+}
+
+/// Values of a split's part: largest score, sum, padding, and the outputs of a head.
+pub const fn part_values(head_dim: usize) -> usize {
+    8 + stored_head_dim(head_dim)
+}
+
+/// Workgroups that a token takes before any splits.
+pub fn groups(heads: usize, kv_heads: usize) -> usize {
+    let group_heads = heads / kv_heads.max(1);
+    kv_heads * group_heads.div_ceil(heads_per_group(group_heads))
 }
 
 /// The most query heads that one workgroup serves: with heads of 256 values their queries take
@@ -46,16 +60,18 @@ fn heads_per_group(group_heads: usize) -> usize {
     group_heads.div_ceil(group_heads.div_ceil(MOST_HEADS))
 }
 
-fn variant(lane: Part, kv: KvFormat, heads: usize, stored: usize) -> Variant {
+fn variant(lane: Part, kv: KvFormat, heads: usize, stored: usize, splits: usize) -> Variant {
     let octs = stored / 8;
+    let (span, count) = if splits > 1 { (Part::SpanSplit, 6) } else { (Part::SpanWhole, 5) };
     let numbers = [
         ("WG", PAGE as u32),
         ("PAGE", PAGE as u32),
         ("HEADS", heads as u32),
         ("OCTS", octs as u32),
         ("ITEMS", (heads * octs).div_ceil(PAGE) as u32),
+        ("SPLITS", splits as u32),
     ];
-    Variant::new(&ATTENTION, &[Part::Step, lane, Part::Kv(kv)], &numbers)
+    Variant::new(&ATTENTION, &[Part::Step, lane, Part::Kv(kv), span], &numbers[..count])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -67,7 +83,9 @@ fn variants(caps: &Caps) -> Vec<Variant> {
     let mut all = Vec::new();
     for lane in lanes {
         for kv in KvFormat::ALL {
-            all.extend(shapes.map(|(heads, stored)| variant(lane, kv, heads, stored)));
+            for splits in [1, 8] {
+                all.extend(shapes.map(|(heads, stored)| variant(lane, kv, heads, stored, splits)));
+            }
         }
     }
     all
@@ -79,7 +97,10 @@ pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
     let group_heads = problem.heads / problem.kv_heads.max(1);
     let heads = heads_per_group(group_heads);
     let blocks = group_heads.div_ceil(heads);
-    let width = problem.heads * problem.head_dim;
+    let width = match problem.splits {
+        1 => problem.heads * problem.head_dim,
+        splits => problem.heads * splits * part_values(problem.head_dim),
+    };
     let params = AttentionParams {
         kv_heads: problem.kv_heads as u32,
         group_heads: group_heads as u32,
@@ -91,9 +112,9 @@ pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
         width: width as u32,
     };
     Dispatch {
-        variant: variant(tuning::workgroup_lane(caps), problem.kv, heads, stored),
+        variant: variant(tuning::workgroup_lane(caps), problem.kv, heads, stored, problem.splits),
         params: params.words(),
-        grid: Grid::PerRow { groups: (problem.kv_heads * blocks) as u32 },
+        grid: Grid::PerRow { groups: (problem.kv_heads * blocks) as u32, splits: problem.splits as u32 },
         rows: Rows::Tokens,
     }
 }

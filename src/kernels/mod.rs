@@ -4,6 +4,7 @@
 
 pub mod add;
 pub mod attention;
+pub mod attention_merge;
 pub mod embed;
 pub mod gemv;
 pub mod link;
@@ -104,10 +105,12 @@ pub enum Grid {
         /// Rows that one layer serves.
         cols: u32,
     },
-    /// `groups` workgroups in x for every row in y.
+    /// `groups` workgroups in x for every row in y, `splits` times in z.
     PerRow {
         /// Workgroups in x.
         groups: u32,
+        /// Workgroups in z.
+        splits: u32,
     },
 }
 
@@ -124,7 +127,7 @@ impl Grid {
                 let [x, y] = fold(groups);
                 [x, y, rows.div_ceil(cols)]
             }
-            Self::PerRow { groups } => [groups, rows, 1],
+            Self::PerRow { groups, splits } => [groups, rows, splits],
         }
     }
 }
@@ -134,7 +137,8 @@ impl std::fmt::Display for Grid {
         match self {
             Self::Flat { per_row, per_group } => write!(f, "flat({per_row}/{per_group})"),
             Self::Layers { groups, cols } => write!(f, "layers({groups}, rows/{cols})"),
-            Self::PerRow { groups } => write!(f, "({groups}, rows)"),
+            Self::PerRow { groups, splits: 1 } => write!(f, "({groups}, rows)"),
+            Self::PerRow { groups, splits } => write!(f, "({groups}, rows, {splits})"),
         }
     }
 }
@@ -153,12 +157,13 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 7] = [
+pub static KERNELS: [&KernelDecl; 8] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
     &rope_kv::ROPE_KV,
     &attention::ATTENTION,
+    &attention_merge::ATTENTION_MERGE,
     &swiglu::SWIGLU,
     &add::ADD,
 ];

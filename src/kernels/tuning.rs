@@ -59,6 +59,13 @@ pub fn swiglu_epilogue(caps: &Caps, tokens: usize) -> bool {
     tokens == 1 || caps.kind != AdapterKind::Cpu
 }
 
+/// Workgroups that attention of one or a few tokens should have, so that a long context fills
+/// the adapter; 0 leaves it at one for the query heads of a KV head. No API tells how many
+/// cores there are: 64 workgroups keep most GPUs busy and cost others little.
+pub fn attention_groups(caps: &Caps, tokens: usize) -> usize {
+    if tokens <= 8 && caps.kind != AdapterKind::Cpu { 64 } else { 0 }
+}
+
 /// Invocations of a workgroup in kernels that treat each item alone.
 pub fn flat(caps: &Caps) -> u32 {
     if caps.kind == AdapterKind::Cpu { 32 } else { 64 }

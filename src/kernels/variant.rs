@@ -28,6 +28,8 @@ pub enum Part {
     RowsTokens,
     RowsOutputs,
     Kv(KvFormat),
+    SpanWhole,
+    SpanSplit,
 }
 
 macro_rules! part {
@@ -56,6 +58,8 @@ impl Part {
             Self::BiasVector,
             Self::RowsTokens,
             Self::RowsOutputs,
+            Self::SpanWhole,
+            Self::SpanSplit,
         ];
         all.extend(WeightFormat::ALL.map(Self::Weight));
         all.extend(KvFormat::ALL.map(Self::Kv));
@@ -89,6 +93,8 @@ impl Part {
             Self::RowsOutputs => part!("rows_outputs"),
             Self::Kv(KvFormat::F32) => part!("kv_f32"),
             Self::Kv(KvFormat::F16) => part!("kv_f16"),
+            Self::SpanWhole => part!("span_whole"),
+            Self::SpanSplit => part!("span_split"),
         }
     }
 
@@ -100,7 +106,8 @@ impl Part {
             | Self::OutStore
             | Self::NormNone
             | Self::BiasNone
-            | Self::RowsTokens => None,
+            | Self::RowsTokens
+            | Self::SpanWhole => None,
             Self::LaneThread => Some("thread"),
             Self::LaneSubgroup => Some("subgroup"),
             Self::LaneWorkgroup => Some("workgroup"),
@@ -114,6 +121,7 @@ impl Part {
             Self::RowsOutputs => Some("outputs"),
             Self::Kv(KvFormat::F32) => Some("kv_f32"),
             Self::Kv(KvFormat::F16) => Some("kv_f16"),
+            Self::SpanSplit => Some("split"),
         }
     }
 

@@ -2,6 +2,7 @@
 //! run of the graph that it started from.
 
 use crate::graph::{Graph, Node, NodeId, Op, Out, VectorId, WeightId};
+use crate::kernels::attention;
 use crate::plan::WeightLayout;
 use crate::shape::Rows;
 
@@ -16,13 +17,18 @@ pub struct Target<'a> {
     pub norm: bool,
     /// Whether SwiGLU goes into the mat-vec before it.
     pub swiglu: bool,
+    /// Workgroups that attention should have; 0 never splits it.
+    pub attention_groups: usize,
+    /// Pages that a sequence may have.
+    pub pages: usize,
 }
 
 /// A rule: changes the graph where it applies first, and says whether it did.
 pub type Rule = fn(&mut Graph, &Target<'_>) -> bool;
 
 /// All rules with their names, in the order of application.
-pub const RULES: [(&str, Rule); 3] = [
+pub const RULES: [(&str, Rule); 4] = [
+    ("split_attention", split_attention),
     ("swiglu_into_linear", swiglu_into_linear),
     ("residual_into_linear", residual_into_linear),
     ("norm_into_linear", norm_into_linear),
@@ -133,6 +139,34 @@ fn norm_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
             remove(graph, id);
             return true;
         }
+    }
+    false
+}
+
+/// Attention is shared by several workgroups for the same heads, and merged, where one for
+/// each would leave the adapter idle. The merged result keeps the name.
+fn split_attention(graph: &mut Graph, target: &Target<'_>) -> bool {
+    for at in 0..graph.nodes.len() {
+        let Op::Attention { layer, heads, scale } = graph.nodes[at].op else { continue };
+        let groups = attention::groups(heads.heads, heads.kv_heads);
+        let splits = target.attention_groups.div_ceil(groups).min(target.pages);
+        if splits < 2 {
+            continue;
+        }
+        let merge = Node {
+            op: Op::AttentionMerge { heads, splits },
+            inputs: vec![NodeId(at)],
+            ..graph.nodes[at].clone()
+        };
+        let node = &mut graph.nodes[at];
+        node.op = Op::AttentionSplit { layer, heads, scale, splits };
+        node.name.push_str(".parts");
+        node.width = heads.heads * splits * attention::part_values(heads.head_dim);
+        for input in graph.nodes.iter_mut().flat_map(|n| &mut n.inputs).filter(|input| input.0 >= at) {
+            input.0 += 1;
+        }
+        graph.nodes.insert(at + 1, merge);
+        return true;
     }
     false
 }

@@ -2,8 +2,10 @@
 
 use crate::caps::Caps;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Node, Op, Out, VectorId, WeightId};
-use crate::kernels::{Dispatch, Rows, add, attention, embed, gemv, rms_norm, rope_kv, swiglu, tuning};
+use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
+use crate::kernels::{
+    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemv, rms_norm, rope_kv, swiglu, tuning,
+};
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, WeightLayout, fuse};
 use crate::shape::{MAX_COLS, padded, round_up, stored_head_dim};
@@ -22,6 +24,8 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         layouts,
         norm: tuning::norm_prologue(caps, options.max_tokens),
         swiglu: tuning::swiglu_epilogue(caps, options.max_tokens),
+        attention_groups: tuning::attention_groups(caps, options.max_tokens),
+        pages: options.context.div_ceil(PAGE),
     };
     let graph = &if options.fuse { fuse::fuse(graph, &target) } else { graph.clone() };
     let capacity = |rows| match rows {
@@ -135,11 +139,16 @@ impl Lowering<'_> {
                     vec![input(0), Resource::Rope, out, Resource::Keys(layer), Resource::Values(layer)];
                 self.push(i, rope_kv::select(&problem, caps), bindings, 0);
             }
-            Op::Attention { layer, heads, scale } => {
+            Op::Attention { .. } | Op::AttentionSplit { .. } => {
+                let Some((layer, heads, scale, splits)) = attention_of(&node.op) else { return Ok(()) };
                 let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
-                let problem = attention::Attention { heads, kv_heads, head_dim, scale, kv };
+                let problem = attention::Attention { heads, kv_heads, head_dim, scale, kv, splits };
                 let bindings = vec![input(0), Resource::Keys(layer), Resource::Values(layer), out];
                 self.push(i, attention::select(&problem, caps), bindings, 0);
+            }
+            Op::AttentionMerge { heads, splits } => {
+                let dispatch = attention_merge::select(heads.heads, heads.head_dim, splits, caps);
+                self.push(i, dispatch, vec![input(0), out], 0);
             }
             Op::SwiGlu => {
                 let bindings = vec![input(0), out];
@@ -225,6 +234,15 @@ impl Lowering<'_> {
             let bytes = s.planes.quant_bytes + s.planes.scale_bytes;
             self.push(i, dispatch, bindings, bytes);
         }
+    }
+}
+
+/// Cache, heads, factor and splits of an attention, split or not.
+fn attention_of(op: &Op) -> Option<(usize, Heads, f32, usize)> {
+    match *op {
+        Op::Attention { layer, heads, scale } => Some((layer, heads, scale, 1)),
+        Op::AttentionSplit { layer, heads, scale, splits } => Some((layer, heads, scale, splits)),
+        _ => None,
     }
 }
 

@@ -24,6 +24,8 @@ pub struct PlanOptions {
     pub max_outputs: usize,
     /// Format of the cache.
     pub kv: KvFormat,
+    /// Tokens that the cache holds.
+    pub context: usize,
     /// Names of nodes whose results stay readable after a step.
     pub keep: Vec<String>,
     /// Whether rewrite rules are applied; without them each node is its own launch.
@@ -31,9 +33,10 @@ pub struct PlanOptions {
 }
 
 impl PlanOptions {
-    /// For batches of up to `max_tokens` tokens with the logits of `max_outputs`.
+    /// For batches of up to `max_tokens` tokens with the logits of `max_outputs`, in a context
+    /// of 4096.
     pub fn new(max_tokens: usize, max_outputs: usize, kv: KvFormat) -> Self {
-        Self { max_tokens, max_outputs, kv, keep: Vec::new(), fuse: true }
+        Self { max_tokens, max_outputs, kv, context: 4096, keep: Vec::new(), fuse: true }
     }
 }
 

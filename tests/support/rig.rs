@@ -1,7 +1,7 @@
 //! Graphs with random weights, on the CPU reference and on the device.
 #![allow(dead_code)]
 
-use wgllama::gpu::{Buffers, Context, Executable, Planes, StepTables};
+use wgllama::gpu::{Buffer, Buffers, Context, Executable, Planes, StepTables};
 use wgllama::graph::reference::Source;
 use wgllama::graph::{Batch, Graph, Part, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
 use wgllama::kernels::PAGE;
@@ -102,16 +102,34 @@ impl Rig {
         batches: &[Batch],
         context: usize,
     ) -> Vec<f32> {
-        let tokens = batches.iter().flat_map(|b| &b.tokens);
+        let pieces: Vec<_> = batches.iter().map(|b| (plan, b.clone())).collect();
+        self.run_plans(gpu, caps, &pieces, context)
+    }
+
+    /// Runs batches in turn, each by its plan, over one cache; the last batch's logits.
+    pub fn run_plans(
+        &self,
+        gpu: &Context,
+        caps: &Caps,
+        pieces: &[(&Plan, Batch)],
+        context: usize,
+    ) -> Vec<f32> {
+        let tokens = pieces.iter().flat_map(|(_, b)| &b.tokens);
         let sequences = tokens.map(|t| t.sequence as usize + 1).max().unwrap_or(1);
-        let mut run = self.bind(gpu, caps, plan, sequences, context);
         let pages = context.div_ceil(PAGE);
         // Pages of the sequences alternate, from the last one down.
         let tables: Vec<Vec<u32>> = (0..sequences)
             .map(|s| (0..pages).map(|p| (sequences * pages - 1 - (p * sequences + s)) as u32).collect())
             .collect();
+        let held = self.hold(gpu, caps, pieces[0].0.options.kv, sequences, context);
+        let mut bound: Vec<(&Plan, Executable)> = Vec::new();
         let mut logits = Vec::new();
-        for batch in batches {
+        for (plan, batch) in pieces {
+            let place = bound.iter().position(|(p, _)| std::ptr::eq(*p, *plan)).unwrap_or_else(|| {
+                bound.push((*plan, held.bind(gpu, plan)));
+                bound.len() - 1
+            });
+            let run = &mut bound[place].1;
             run.run(batch, StepTables(&tables)).unwrap();
             pollster::block_on(run.read_logits(batch.outputs.len(), &mut logits)).unwrap();
         }
@@ -127,6 +145,11 @@ impl Rig {
         sequences: usize,
         context: usize,
     ) -> Executable {
+        self.hold(gpu, caps, plan.options.kv, sequences, context).bind(gpu, plan)
+    }
+
+    /// This rig's weights and an empty cache on the device.
+    fn hold(&self, gpu: &Context, caps: &Caps, kv: KvFormat, sequences: usize, context: usize) -> Held {
         let matrices: Vec<Vec<Planes>> =
             self.layouts(caps).iter().enumerate().map(|(i, l)| self.upload(gpu, i, l)).collect();
         let vectors: Vec<_> = self
@@ -144,19 +167,15 @@ impl Rig {
         let rope = gpu.buffer("rope", tables.len() as u64 * 8, "").unwrap();
         gpu.write(&rope, 0, bytemuck::cast_slice(&tables));
         let pages = context.div_ceil(PAGE);
-        let cache = |kv: KvFormat| {
+        let cache = || {
             let layer = |h: &wgllama::graph::Heads| {
                 let row = h.kv_heads * wgllama::shape::stored_head_dim(h.head_dim) * kv.bytes();
                 gpu.buffer("cache", (sequences * pages * PAGE * row) as u64, "").unwrap()
             };
             self.graph.caches.iter().map(layer).collect::<Vec<_>>()
         };
-        let (keys, values) = (cache(plan.options.kv), cache(plan.options.kv));
-        let buffers =
-            Buffers { weights: &matrices, vectors: &vectors, rope: &rope, keys: &keys, values: &values };
-        let run = Executable::bind(gpu, plan.clone(), buffers, sequences, pages).unwrap();
-        run.fill_activations(f32::NAN.to_bits());
-        run
+        let (keys, values) = (cache(), cache());
+        Held { matrices, vectors, rope, keys, values, sequences, pages }
     }
 
     fn upload(&self, gpu: &Context, index: usize, layout: &WeightLayout) -> Vec<Planes> {
@@ -186,6 +205,32 @@ impl Rig {
             }
         };
         layout.shards.iter().map(shard).collect()
+    }
+}
+
+/// What plans are bound to.
+struct Held {
+    matrices: Vec<Vec<Planes>>,
+    vectors: Vec<Buffer>,
+    rope: Buffer,
+    keys: Vec<Buffer>,
+    values: Vec<Buffer>,
+    sequences: usize,
+    pages: usize,
+}
+
+impl Held {
+    fn bind(&self, gpu: &Context, plan: &Plan) -> Executable {
+        let buffers = Buffers {
+            weights: &self.matrices,
+            vectors: &self.vectors,
+            rope: &self.rope,
+            keys: &self.keys,
+            values: &self.values,
+        };
+        let run = Executable::bind(gpu, plan.clone(), buffers, self.sequences, self.pages).unwrap();
+        run.fill_activations(f32::NAN.to_bits());
+        run
     }
 }
 
