@@ -113,6 +113,27 @@ fn smollm2_equals_the_golden(kv: KvFormat, tolerance: f32, margin: f32) {
     }
 }
 
+/// The kernels that a GPU gets, run where the tests run: fused norms, split attention, tiles.
+#[test]
+fn smollm2_equals_the_golden_with_the_kernels_of_gpus() {
+    let (Some(shared), Some(path), Some(_)) = (shared(), smollm2(), gpu()) else { return };
+    let options = wgllama::ContextOptions {
+        device: std::env::var("WGLLAMA_TEST_DEVICE").ok(),
+        treat_as: Some(wgllama::caps::AdapterKind::Discrete),
+        ..Default::default()
+    };
+    let context = wgllama::Context::new(&options).unwrap();
+    let golden = Golden::open(&shared.join("models/golden/smollm2_q4_1_f32dequant.safetensors"));
+    let model = load(&context, &path);
+    let plan = session(&model, KvFormat::F32, 512, 512).plan(wgllama::Phase::Decode).unwrap();
+    for word in ["norm,", "swiglu", "split"] {
+        assert!(plan.contains(word), "no {word} in\n{plan}");
+    }
+    for name in ["short", "one", "chat", "long"] {
+        prompt(&model, &golden, name, KvFormat::F32, 1e-3, 0.02);
+    }
+}
+
 #[test]
 fn smollm2_gives_the_golden_inside_the_layers() {
     let (Some(shared), Some(path), Some(gpu)) = (shared(), smollm2(), gpu()) else { return };

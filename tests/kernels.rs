@@ -10,6 +10,7 @@ use rig::{Random, Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::graph::reference::Reference;
 use wgllama::graph::{Batch, Graph, Heads, Rope, Token};
+use wgllama::kernels::gemm;
 use wgllama::kernels::gemv::{self, Gemv};
 use wgllama::kernels::tuning::GemvShape;
 use wgllama::kernels::{Dispatch, Part};
@@ -50,16 +51,22 @@ fn linear_graph(k: usize, rows: usize, bias: bool) -> Graph {
 /// outliers twenty times as large.
 const SUM_TOLERANCE: f32 = 2e-4;
 
-/// Swaps the gemv launches of a plan for those of another division of work.
-fn with_shape(rig: &Rig, caps: &Caps, tokens: usize, shape: GemvShape, bias: bool) -> wgllama::plan::Plan {
+/// A plan of a linear graph whose mat-vecs are replaced by what `dispatch` makes of them.
+fn with_dispatch(
+    rig: &Rig,
+    caps: &Caps,
+    tokens: usize,
+    bias: bool,
+    dispatch: impl Fn(&Gemv) -> Dispatch,
+) -> wgllama::plan::Plan {
     let graph = &rig.graph;
     let options = PlanOptions::new(tokens, 1, KvFormat::F32);
-    let mut plan = lower(graph, &rig.layouts(caps), caps, &options).unwrap();
-    let spec = &graph.weights[1];
     let layouts = rig.layouts(caps);
-    let gemvs = plan.launches.iter_mut().filter(|l| l.dispatch.variant.kernel().name == "gemv");
-    for (launch, shard) in gemvs.zip(&layouts[1].shards) {
-        let problem = Gemv {
+    let mut plan = lower(graph, &layouts, caps, &options).unwrap();
+    let spec = &graph.weights[1];
+    let matrices = plan.launches.iter_mut().filter(|l| l.weight_bytes > 0);
+    for (launch, shard) in matrices.zip(&layouts[1].shards) {
+        launch.dispatch = dispatch(&Gemv {
             format: shard.planes.format,
             inputs: spec.cols,
             outputs: spec.rows,
@@ -71,16 +78,40 @@ fn with_shape(rig: &Rig, caps: &Caps, tokens: usize, shape: GemvShape, bias: boo
             bias,
             batch: Rows::Tokens,
             max_batch: tokens,
-        };
-        let dispatch: Dispatch = gemv::dispatch(&problem, shape, caps);
-        if let Some(vectors) = dispatch.variant.number("X4") {
+        });
+        launch.bindings.truncate(launch.dispatch.variant.kernel().bindings.len());
+        if let Some(vectors) = launch.dispatch.variant.number("X4") {
             for slot in &mut plan.slots {
                 *slot = (*slot).max(vectors as usize * 4);
             }
         }
-        launch.dispatch = dispatch;
     }
     plan
+}
+
+/// Tiles that are not full, in any of three directions, in every format.
+#[test]
+fn gemm_equals_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let caps = gpu.caps();
+    for format in WeightFormat::ALL {
+        for (i, k) in [70, 576, 1536].into_iter().enumerate() {
+            if k % format.block_len() != 0 {
+                continue;
+            }
+            let (rows, tokens, bias) = ([33, 130, 7][i], [17, 70, 64][i], i == 0);
+            let rig = Rig::new(linear_graph(k, rows, bias), format, k as u64);
+            for tile in wgllama::kernels::tuning::TILES {
+                let plan = with_dispatch(&rig, caps, tokens, bias, |p| gemm::dispatch(p, tile));
+                let batch = batch(tokens, 11, 1);
+                let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+                let expected = reference.logits(&batch).unwrap();
+                let found = run_rows(&rig, &gpu, &plan, &batch);
+                let what = format!("{format}, k {k}, {tokens} tokens, {tile:?}");
+                assert_close(&what, &found, &expected, SUM_TOLERANCE);
+            }
+        }
+    }
 }
 
 /// Divisions of work that `tuning` and `select` may choose, with a batch that fills no layer.
@@ -123,7 +154,7 @@ fn gemv_equals_the_reference(lane: Part) {
             let (rows, bias) = ([33, 1, 7, 5, 3][i], i == 0);
             let rig = Rig::new(linear_graph(k, rows, bias), format, k as u64);
             for (tokens, shape) in shapes(lane) {
-                let plan = with_shape(&rig, caps, tokens, shape, bias);
+                let plan = with_dispatch(&rig, caps, tokens, bias, |p| gemv::dispatch(p, shape, caps));
                 // What exceeds a uniform binding is never bound so.
                 let vectors = plan.launches.iter().filter_map(|l| l.dispatch.variant.number("X4")).max();
                 if shape.uniform && vectors.unwrap_or(0) as u64 * 16 > caps.max_uniform_binding {
@@ -144,7 +175,7 @@ fn gemv_equals_the_reference(lane: Part) {
 fn run_rows(rig: &Rig, gpu: &Context, plan: &wgllama::plan::Plan, batch: &Batch) -> Vec<f32> {
     let mut plan = plan.clone();
     plan.options.max_outputs = plan.options.max_tokens;
-    rig.run(gpu, gpu.caps(), &plan, std::slice::from_ref(batch), 64)
+    rig.run(gpu, gpu.caps(), &plan, std::slice::from_ref(batch), 128)
 }
 
 #[test]

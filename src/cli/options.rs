@@ -17,17 +17,20 @@ pub struct DeviceArgs {
     /// Adapter: an index from `wgllama devices`, a kind (discrete, integrated, cpu) or part of a name
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Pretend that the adapter has no more than WebGPU guarantees everywhere
-    #[arg(long, value_name = "CAPS", value_parser = ["baseline"])]
+    /// For debugging: `baseline` uses no more than WebGPU guarantees everywhere, `gpu` chooses
+    /// kernels as for a GPU
+    #[arg(long, value_name = "CAPS", value_parser = ["baseline", "gpu"])]
     caps: Option<String>,
 }
 
 impl DeviceArgs {
     /// Opens the device; a CPU gets a notice.
     pub fn open(&self) -> Result<Context> {
+        let caps = self.caps.as_deref();
         let options = ContextOptions {
             device: self.device.clone(),
-            baseline: self.caps.is_some(),
+            baseline: caps == Some("baseline"),
+            treat_as: (caps == Some("gpu")).then_some(AdapterKind::Discrete),
             ..Default::default()
         };
         let context = Context::new(&options)?;

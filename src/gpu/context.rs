@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::caps::Caps;
+use crate::caps::{AdapterKind, Caps};
 use crate::error::{Error, Result};
 use crate::gpu::adapters::{self, AdapterReport};
 use crate::gpu::pipelines::Pipelines;
@@ -16,6 +16,8 @@ pub struct ContextOptions {
     pub baseline: bool,
     /// Compile shaders with all of the run-time checks; for debugging.
     pub checked: bool,
+    /// Choose kernels as for an adapter of this kind; for debugging.
+    pub treat_as: Option<AdapterKind>,
 }
 
 /// Trouble that the driver reported between calls.
@@ -75,6 +77,7 @@ impl Context {
             .await
             .map_err(|e| Error::Gpu { message: format!("{}: {e}", report.name) })?;
         report.caps = adapters::caps(&adapter.get_info(), &limits, features);
+        report.caps.kind = options.treat_as.unwrap_or(report.caps.kind);
         log::info!("adapter {} ({}, {})", report.name, report.backend, report.driver);
 
         // Without handlers wgpu ends the process on the first error.

@@ -24,6 +24,17 @@ pub enum Out {
     Swiglu,
 }
 
+impl Out {
+    /// The part that does it.
+    pub fn part(self) -> Part {
+        match self {
+            Self::Store => Part::OutStore,
+            Self::Add => Part::OutAdd,
+            Self::Swiglu => Part::OutSwiglu,
+        }
+    }
+}
+
 /// One shard of a matrix times the rows of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Gemv {
@@ -67,11 +78,7 @@ fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
         Part::Weight(problem.format),
         if shape.uniform { Part::XUniform } else { Part::XStorage },
         if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
-        match problem.out {
-            Out::Store => Part::OutStore,
-            Out::Add => Part::OutAdd,
-            Out::Swiglu => Part::OutSwiglu,
-        },
+        problem.out.part(),
         if problem.bias { Part::BiasVector } else { Part::BiasNone },
     ];
     let numbers = [("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg), ("X4", x4)];

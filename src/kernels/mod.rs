@@ -6,6 +6,7 @@ pub mod add;
 pub mod attention;
 pub mod attention_merge;
 pub mod embed;
+pub mod gemm;
 pub mod gemv;
 pub mod link;
 pub mod pack;
@@ -157,10 +158,11 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 8] = [
+pub static KERNELS: [&KernelDecl; 9] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
+    &gemm::GEMM,
     &rope_kv::ROPE_KV,
     &attention::ATTENTION,
     &attention_merge::ATTENTION_MERGE,

@@ -3,6 +3,7 @@
 
 use crate::caps::{AdapterKind, Caps};
 use crate::kernels::Part;
+use crate::kernels::gemm::Tile;
 
 /// How a mat-vec divides its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,22 @@ pub fn gemv(caps: &Caps, tokens: usize) -> GemvShape {
             uniform: false,
         },
     }
+}
+
+/// Sizes of tiles of a matrix product.
+pub const TILES: [Tile; 2] = [Tile { tokens: 2, rows: 2 }, Tile { tokens: 1, rows: 1 }];
+
+/// The tile for batches of up to `tokens` tokens and `rows` rows; none where a mat-vec with
+/// several columns is better: for a few tokens, and on software adapters, where workgroup
+/// memory costs as much as any other.
+pub fn gemm(caps: &Caps, tokens: usize, rows: usize) -> Option<Tile> {
+    if tokens < 16 || caps.kind == AdapterKind::Cpu {
+        return None;
+    }
+    // Large tiles reuse more; but few of them leave an adapter idle.
+    let [large, small] = TILES;
+    let tiles = |t: Tile| tokens.div_ceil(32 * t.tokens as usize) * rows.div_ceil(32 * t.rows as usize);
+    Some(if tiles(large) >= 64 { large } else { small })
 }
 
 /// Whether normalisation goes into the mat-vec that follows: on a GPU a launch and the wait

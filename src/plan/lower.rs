@@ -4,7 +4,8 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
 use crate::kernels::{
-    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemv, rms_norm, rope_kv, swiglu, tuning,
+    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemv, rms_norm, rope_kv, swiglu,
+    tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, WeightLayout, fuse};
@@ -214,7 +215,9 @@ impl Lowering<'_> {
                 batch: node.rows,
                 max_batch,
             };
-            let dispatch = gemv::select(&problem, self.caps);
+            let tiled = gemm::select(&problem, self.caps);
+            let has_gain = tiled.is_none();
+            let dispatch = tiled.unwrap_or_else(|| gemv::select(&problem, self.caps));
             if let Some(vectors) = dispatch.variant.number("X4") {
                 // A uniform binding is as long as its array, whatever the batch.
                 let size = &mut self.memory.sizes[x.0];
@@ -223,14 +226,16 @@ impl Lowering<'_> {
             let quants = Resource::Quants { weight, shard };
             // A kernel without a bias or norm leaves that binding unused; any buffer does.
             let vector = |v: Option<VectorId>| v.map_or(quants, Resource::Vector);
-            let bindings = vec![
+            let mut bindings = vec![
                 quants,
                 Resource::Scales { weight, shard },
                 Resource::Slot(x),
                 self.slot(i),
                 vector(bias),
-                vector(norm.map(|(gain, _)| gain)),
             ];
+            if has_gain {
+                bindings.push(vector(norm.map(|(gain, _)| gain)));
+            }
             let bytes = s.planes.quant_bytes + s.planes.scale_bytes;
             self.push(i, dispatch, bindings, bytes);
         }
