@@ -64,6 +64,14 @@ impl WeightFormat {
     }
 }
 
+impl std::str::FromStr for WeightFormat {
+    type Err = crate::Error;
+    fn from_str(s: &str) -> crate::Result<Self> {
+        let message = || format!("expected one of {}, found '{s}'", Self::supported().to_lowercase());
+        Self::ALL.into_iter().find(|f| f.name() == s).ok_or_else(|| crate::Error::option("format", message()))
+    }
+}
+
 impl fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

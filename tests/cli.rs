@@ -648,3 +648,53 @@ fn closed_standard_error_changes_nothing() {
     assert_eq!(with_closed(on_device(&args), false).ok(), expected);
     assert_eq!(with_closed(wgllama(&["run", "no-such-model.gguf", "Hello"]), false).code, Some(1));
 }
+
+#[test]
+fn bench_gives_every_figure_as_a_share_of_what_it_measured() {
+    if gpu().is_none() {
+        return;
+    }
+    let model = Model::new();
+    let path = model.0.path().to_str().unwrap();
+    let args = ["bench", path, "-p", "16", "-n", "4", "-d", "0,40", "-r", "1", "-o", "json"];
+    let rows: Value = serde_json::from_str(&ran(on_device(&args)).ok()).unwrap();
+    let tests: Vec<_> = rows.as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap()).collect();
+    assert_eq!(tests, ["pp16", "tg4", "pp16 @ 40", "tg4 @ 40"]);
+    for row in rows.as_array().unwrap() {
+        let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row}"));
+        assert!(number("tokens_per_second") > 0.0 && number("launches") > 2.0, "{row}");
+        for (figure, ceiling, share) in [
+            ("bytes_per_second", "copy_bytes_per_second", "share_of_copy"),
+            ("flops", "fma_flops", "share_of_fma"),
+        ] {
+            let expected = number(figure) / number(ceiling);
+            assert!(expected > 0.0 && (number(share) / expected - 1.0).abs() < 1e-6, "{row}");
+        }
+    }
+    for (format, lines) in [("jsonl", 1), ("csv", 2), ("md", 6)] {
+        let args = ["bench", path, "-p", "0", "-n", "4", "-r", "1", "-o", format];
+        let out = ran(on_device(&args)).ok();
+        assert_eq!(out.lines().count(), lines, "{out}");
+    }
+}
+
+#[test]
+fn bench_of_random_weights_needs_no_file() {
+    if gpu().is_none() {
+        return;
+    }
+    let args =
+        ["bench", "--synthetic", "smollm2-135m:q8_0", "--layers", "1", "-p", "0", "-n", "2", "-r", "1"];
+    let out = ran(on_device(&args)).ok();
+    assert!(out.contains("smollm2-135m:q8_0, 1 layers") && out.contains("tg2"), "{out}");
+}
+
+#[test]
+fn bench_refuses_what_it_does_not_know() {
+    let bench = |args: &[&str]| ran(on_device(&[&["bench"], args].concat()));
+    bench(&["--synthetic", "llama-9b:f16"]).fails(&["llama-9b", "llama-2-70b"]);
+    bench(&["--synthetic", "llama-7b"]).fails(&["NAME:FORMAT"]);
+    bench(&["--synthetic", "llama-7b:q9"]).fails(&["q9", "q4_0"]);
+    bench(&["--synthetic", "llama-7b:f16", "--layers", "33"]).fails(&["1 to 32", "33"]);
+    bench(&["-r", "0", "nothing"]).fails(&["repeat"]);
+}

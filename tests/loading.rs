@@ -727,7 +727,7 @@ fn plans_are_shown_as_text() {
     let Some(gpu) = gpu() else { return };
     let session = tiny_session(&gpu, 64);
     for (phase, tokens) in [(Phase::Decode, "1 tokens"), (Phase::Prefill, "64 tokens")] {
-        let text = session.plan(phase).unwrap();
+        let text = session.plan(phase).unwrap().to_string();
         for part in ["gemv", "layers.1.", "attention", tokens] {
             assert!(text.contains(part), "'{part}' is not in: {text}");
         }

@@ -1,6 +1,8 @@
 //! The command line: one file a command. Owns options and what is printed; all work is the
 //! library's.
 
+mod bench;
+mod ceilings;
 mod devices;
 mod inspect;
 mod logits;
@@ -31,6 +33,8 @@ enum Command {
     Devices(devices::Args),
     /// Describe a model; needs no GPU
     Inspect(inspect::Args),
+    /// Measure speed, as a share of what the adapter could do
+    Bench(bench::Args),
     /// Write the logits of all positions to a safetensors file
     Logits(logits::Args),
     /// Print a text's tokens; needs no GPU
@@ -76,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Tokenize(args) => tokenize::run(args),
     };

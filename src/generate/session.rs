@@ -151,11 +151,11 @@ impl Session {
         self.cache.bytes()
     }
 
-    /// The plan of a phase, as text.
-    pub fn plan(&self, phase: Phase) -> Result<String> {
+    /// The plan of a phase; prints as text.
+    pub fn plan(&self, phase: Phase) -> Result<Plan> {
         Ok(match phase {
-            Phase::Decode => self.decode.plan().to_string(),
-            Phase::Prefill => self.base.plan(self.chunk, 1, &[])?.to_string(),
+            Phase::Decode => self.decode.plan().clone(),
+            Phase::Prefill => self.base.plan(self.chunk, 1, &[])?,
         })
     }
 

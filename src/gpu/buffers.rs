@@ -74,6 +74,19 @@ impl Context {
         self.queue().write_buffer(&buffer.raw, offset, bytes);
     }
 
+    /// Fills `len` bytes of `target` from `offset` on with repetitions of `pattern`, on the
+    /// device.
+    pub fn repeat(&self, target: &Buffer, offset: u64, len: u64, pattern: &Buffer) {
+        let mut encoder = self.device().create_command_encoder(&Default::default());
+        let mut at = 0;
+        while at < len {
+            let bytes = pattern.size().min(len - at);
+            encoder.copy_buffer_to_buffer(&pattern.raw, 0, &target.raw, offset + at, bytes);
+            at += bytes;
+        }
+        self.queue().submit([encoder.finish()]);
+    }
+
     /// Writes parts of buffers one after the other without piling them up in host memory.
     pub fn uploader(&self) -> Uploader<'_> {
         Uploader { context: self, waiting: 0 }

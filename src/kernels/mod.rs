@@ -10,6 +10,8 @@ pub mod gemm;
 pub mod gemv;
 pub mod link;
 pub mod pack;
+pub mod probe_copy;
+pub mod probe_fma;
 pub mod rms_norm;
 pub mod rope_kv;
 pub mod swiglu;
@@ -158,7 +160,7 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 9] = [
+pub static KERNELS: [&KernelDecl; 11] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
@@ -168,6 +170,8 @@ pub static KERNELS: [&KernelDecl; 9] = [
     &attention_merge::ATTENTION_MERGE,
     &swiglu::SWIGLU,
     &add::ADD,
+    &probe_copy::PROBE_COPY,
+    &probe_fma::PROBE_FMA,
 ];
 
 /// Declares a kernel: `kernel!(NAME, "stem", Params, [binding: Access, ...], variants)`.

@@ -7,6 +7,7 @@ mod files;
 pub mod kv;
 mod llama;
 mod names;
+pub mod presets;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ pub use files::ModelFiles;
 pub use kv::KvCache;
 pub use weights::Weights;
 
+use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context};
 use crate::graph::Graph;
@@ -88,6 +90,15 @@ impl Model {
             weights,
             tokenizer,
         };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A model of random weights, for measuring speed without any file.
+    pub fn synthetic(context: &Context, config: &Config, format: WeightFormat) -> Result<Self> {
+        let graph = (architecture(&config.model_type)?.graph)(config)?;
+        let weights = Weights::random(context, &graph, format)?;
+        let tokenizer = Err((PathBuf::from("synthetic"), "a model of random weights has none".to_string()));
+        let inner = Inner { context: context.clone(), config: config.clone(), graph, weights, tokenizer };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -2,12 +2,17 @@
 //! at a time.
 
 use crate::caps::Caps;
-use crate::error::Result;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use crate::dtype::WeightFormat;
+use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Planes};
-use crate::graph::{VectorId, WeightSpec};
-use crate::kernels::pack::pack_row;
+use crate::graph::{Graph, VectorId, VectorSpec, WeightSpec};
+use crate::kernels::pack::{self, pack_row};
 use crate::model::ModelFiles;
 use crate::plan::{Shard, WeightLayout};
+use crate::quant;
 use crate::shape::{ROW_ALIGN, padded};
 
 /// About how many bytes are packed before they are written.
@@ -47,6 +52,36 @@ impl Weights {
             .collect::<Result<Vec<_>>>()?;
         context.uploader().flush()?;
         progress(total, total);
+        Ok(Self { layouts, matrices, vectors })
+    }
+
+    /// Random weights in `format` for `graph`, made on the device: for measuring speed without
+    /// any file. Matrices repeat a few megabytes of them; norms are one.
+    pub fn random(context: &Context, graph: &Graph, format: WeightFormat) -> Result<Self> {
+        let mut layouts = Vec::new();
+        for spec in &graph.weights {
+            if quant::row_bytes(format, spec.cols).is_none() {
+                let message = format!("rows of {} values are no whole blocks of {format}", spec.cols);
+                return Err(Error::shape(&spec.name, message));
+            }
+            layouts.push(WeightLayout::new(spec, &vec![format; spec.parts.len()], context.caps())?);
+        }
+        let (quants, scales) = patterns(context, format)?;
+        let shard = |name: &str, shard: &Shard| {
+            let planes = &shard.planes;
+            let buffer = context.buffer(name, planes.bytes() as u64, HELP)?;
+            context.repeat(&buffer, 0, planes.quant_bytes as u64, &quants);
+            context.repeat(&buffer, planes.scale_at as u64, planes.scale_bytes as u64, &scales);
+            Ok(on_device(planes, buffer))
+        };
+        let matrices = layouts
+            .iter()
+            .zip(&graph.weights)
+            .map(|(layout, spec)| layout.shards.iter().map(|s| shard(&spec.name, s)).collect())
+            .collect::<Result<Vec<_>>>()?;
+        let vectors = graph.vectors.iter().map(|v| vector(context, &v.name, vec![1.0; v.len()], lanes(v)));
+        let vectors = vectors.collect::<Result<Vec<_>>>()?;
+        context.wait()?;
         Ok(Self { layouts, matrices, vectors })
     }
 
@@ -97,23 +132,53 @@ impl Loader<'_> {
             (self.progress)(self.done.min(self.total), self.total);
         }
         uploader.flush()?;
-        Ok(Planes {
-            buffer,
-            quant_bytes: planes.quant_bytes as u64,
-            scale_at: planes.scale_at as u64,
-            scale_bytes: planes.scale_bytes as u64,
-        })
+        Ok(on_device(planes, buffer))
     }
 
     fn vector(&self, id: VectorId) -> Result<Buffer> {
-        let mut values = self.files.vector_values(id)?;
         let spec = &self.files.graph().vectors[id.0];
-        // As its matrix: see `WeightLayout`.
-        let parts = if spec.interleaved { spec.parts.len() } else { 1 };
-        values.resize(parts * padded(values.len() / parts), 0.0);
-        let name = &spec.name;
-        let buffer = self.context.buffer(name, values.len() as u64 * 4, HELP)?;
-        self.context.write(&buffer, 0, bytemuck::cast_slice(&values));
-        Ok(buffer)
+        vector(self.context, &spec.name, self.files.vector_values(id)?, lanes(spec))
     }
+}
+
+fn on_device(planes: &pack::Planes, buffer: Buffer) -> Planes {
+    Planes {
+        buffer,
+        quant_bytes: planes.quant_bytes as u64,
+        scale_at: planes.scale_at as u64,
+        scale_bytes: planes.scale_bytes as u64,
+    }
+}
+
+/// Parts of a vector that alternate.
+fn lanes(spec: &VectorSpec) -> usize {
+    if spec.interleaved { spec.parts.len() } else { 1 }
+}
+
+/// A vector of `lanes` alternating parts on the device, padded as its matrix is: see
+/// [`WeightLayout`].
+fn vector(context: &Context, name: &str, mut values: Vec<f32>, lanes: usize) -> Result<Buffer> {
+    values.resize(lanes * padded(values.len() / lanes), 0.0);
+    let buffer = context.buffer(name, values.len() as u64 * 4, HELP)?;
+    context.write(&buffer, 0, bytemuck::cast_slice(&values));
+    Ok(buffer)
+}
+
+/// Random quants and scales that belong together, in buffers of their own.
+fn patterns(context: &Context, format: WeightFormat) -> Result<(Buffer, Buffer)> {
+    const VALUES: usize = 1 << 20;
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    // Of the size that trained weights have.
+    let values: Vec<f32> =
+        (0..VALUES).map(|_| (random.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.06).collect();
+    let (mut quants, mut scales) = (Vec::new(), Vec::new());
+    let planes = pack::Planes::new(format, ROW_ALIGN, VALUES);
+    pack_row(&planes, &quant::encode(format, &values), &mut quants, &mut scales);
+    scales.resize(scales.len().max(16), 0);
+    let upload = |bytes: &[u8]| {
+        let buffer = context.buffer("random weights", bytes.len() as u64, HELP)?;
+        context.write(&buffer, 0, bytes);
+        Ok(buffer)
+    };
+    Ok((upload(&quants)?, upload(&scales)?))
 }

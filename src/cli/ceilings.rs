@@ -1,0 +1,78 @@
+//! What an adapter can do at best, measured: the copy of a large buffer, and multiply-adds.
+
+use std::time::Instant;
+
+use wgllama::gpu::{Buffers, Executable, StepTables};
+use wgllama::graph::Batch;
+use wgllama::kernels::{Dispatch, Rows, probe_copy, probe_fma};
+use wgllama::plan::{Kept, Launch, Plan, PlanOptions, Resource, SlotId};
+use wgllama::{Context, KvFormat, Result};
+
+/// The two ceilings.
+#[derive(Debug, Clone, Copy)]
+pub struct Ceilings {
+    /// Bytes per second that a copy reads and writes.
+    pub copy: f64,
+    /// f32 operations per second; a multiply-add is two.
+    pub flops: f64,
+}
+
+/// Runs are repeated for at least so long, in seconds, and the fastest counts.
+const LEAST: f64 = 0.3;
+
+impl Ceilings {
+    /// Measures both.
+    pub fn measure(context: &Context) -> Result<Self> {
+        // Far beyond any cache, and below every adapter's limit.
+        let copied = 24 << 20;
+        let seconds = fastest(context, copied, probe_copy::select(copied, context.caps()))?;
+        let copy = copied as f64 * 8.0 / seconds;
+        let values = 1 << 18;
+        let seconds = fastest(context, values, probe_fma::select(values, context.caps()))?;
+        let flops = values as f64 * probe_fma::FLOPS as f64 / seconds;
+        Ok(Self { copy, flops })
+    }
+}
+
+/// The least time of a probe over `floats` values, in seconds: of one of several launches in a
+/// submit, so that the submit itself weighs little.
+fn fastest(context: &Context, floats: usize, dispatch: Dispatch) -> Result<f64> {
+    const LAUNCHES: usize = 4;
+    let (x, y) = (SlotId(0), SlotId(1));
+    let launch = Launch {
+        name: "probe".to_string(),
+        dispatch,
+        bindings: vec![Resource::Slot(x), Resource::Slot(y)],
+        weight_bytes: 0,
+    };
+    let output =
+        Kept { name: "probe".to_string(), slot: y, width: 4, run: 4, step: 4, pitch: 4, rows: Rows::Tokens };
+    let plan = Plan {
+        options: PlanOptions::new(1, 1, KvFormat::F32),
+        launches: vec![launch; LAUNCHES],
+        slots: vec![floats; 2],
+        vocab: 1,
+        output,
+        kept: Vec::new(),
+    };
+    let rope = context.buffer("unused", 16, "")?;
+    let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[] };
+    let mut run = Executable::bind(context, plan, buffers, 1, 1)?;
+    let batch = Batch::sequence(&[0], 0, 0);
+    let (mut best, mut total) = (f64::INFINITY, 0.0);
+    // The first run compiles.
+    for i in 0.. {
+        let start = Instant::now();
+        run.run(&batch, StepTables(&[vec![0]]))?;
+        context.wait()?;
+        let seconds = start.elapsed().as_secs_f64();
+        if i > 0 {
+            best = best.min(seconds);
+            total += seconds;
+        }
+        if total > LEAST && i > 3 {
+            break;
+        }
+    }
+    Ok(best / LAUNCHES as f64)
+}
