@@ -88,8 +88,6 @@ pub fn run(args: &Args) -> Outcome {
     let options =
         SessionOptions { context: Some(args.cache.ctx.unwrap_or(deepest + longest + 1)), kv, chunk: None };
     let mut session = model.session(&options)?;
-    tell(format_args!("measuring the ceilings"));
-    let ceilings = Ceilings::measure(&context)?;
     let mut rows = Vec::new();
     for &depth in &args.depths {
         for &tokens in args.prompts.iter().filter(|n| **n > 0) {
@@ -101,6 +99,8 @@ pub fn run(args: &Args) -> Outcome {
             rows.push(generation(&mut session, tokens, depth, args.repeat, kv)?);
         }
     }
+    tell(format_args!("measuring the ceilings"));
+    let ceilings = Ceilings::measure(&context)?;
     print(args, &name, &model, &session, ceilings, &rows)
 }
 
