@@ -11,15 +11,15 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rig::{Rig, matrix};
 use wgllama::gpu::{Buffers, Executable, StepTables};
 use wgllama::graph::{Batch, Graph, Rope};
-use wgllama::kernels::{Rows, probe_copy};
-use wgllama::plan::{Kept, Launch, Plan, PlanOptions, Resource, SlotId, lower};
+use wgllama::kernels::probe_copy;
+use wgllama::plan::{Launch, Plan, PlanOptions, Resource, SlotId, lower};
 use wgllama::{Context, ContextOptions, KvFormat, WeightFormat};
 
 /// Outputs and inputs: the feed-forward parts of SmolLM2 135M, TinyLlama 1.1B and LLaMA 7B.
 const SHAPES: [(usize, usize); 4] = [(3072, 576), (576, 1536), (11264, 2048), (4096, 11008)];
 
 fn step(context: &Context, run: &mut Executable, tokens: usize) {
-    let batch = Batch::sequence(&vec![1; tokens], 0, 0);
+    let batch = Batch::sequence(&vec![0; tokens], 0, 0);
     run.run(&batch, StepTables(&[vec![0; 8]])).expect("a step");
     context.wait().expect("the device");
 }
@@ -33,18 +33,7 @@ fn copy(context: &Context, floats: usize) -> Executable {
         bindings: slots.map(Resource::Slot).to_vec(),
         weight_bytes: 0,
     };
-    let output = Kept {
-        name: "copy".to_string(),
-        slot: slots[1],
-        width: 4,
-        run: 4,
-        step: 4,
-        pitch: 4,
-        rows: Rows::Tokens,
-    };
-    let options = PlanOptions::new(1, 1, KvFormat::F32);
-    let plan =
-        Plan { options, launches: vec![launch], slots: vec![floats; 2], vocab: 2, output, kept: Vec::new() };
+    let plan = Plan::bare(vec![launch], vec![floats; 2], 1);
     let rope = context.buffer("unused", 16, "").expect("a buffer");
     let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[] };
     Executable::bind(context, plan, buffers, 1, 8).expect("a plan")

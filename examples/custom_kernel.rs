@@ -5,8 +5,8 @@
 use wgllama::gpu::{Buffers, Executable, StepTables};
 use wgllama::graph::Batch;
 use wgllama::kernels::{Access, Binding, Dispatch, Grid, KernelDecl, Part, Rows, Variant};
-use wgllama::plan::{Kept, Launch, Plan, PlanOptions, Resource, SlotId};
-use wgllama::{Context, ContextOptions, KvFormat};
+use wgllama::plan::{Launch, Plan, Resource, SlotId};
+use wgllama::{Context, ContextOptions};
 
 /// y[t, i] = a * x[t, i]: parts give the entry point and the number of tokens.
 static SCALE: KernelDecl = KernelDecl {
@@ -42,23 +42,7 @@ fn main() -> wgllama::Result<()> {
         bindings: vec![Resource::Slot(x), Resource::Slot(y)],
         weight_bytes: 0,
     };
-    let output = Kept {
-        name: "scaled".to_string(),
-        slot: y,
-        width,
-        run: width,
-        step: width,
-        pitch: width,
-        rows: Rows::Tokens,
-    };
-    let plan = Plan {
-        options: PlanOptions::new(tokens, 1, KvFormat::F32),
-        launches: vec![launch],
-        slots: vec![tokens * width; 2],
-        vocab: 1,
-        output,
-        kept: Vec::new(),
-    };
+    let plan = Plan::bare(vec![launch], vec![tokens * width; 2], tokens);
     print!("{plan}");
 
     let rope = context.buffer("unused", 16, "")?;

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use wgllama::gpu::{Buffers, Executable, StepTables};
 use wgllama::graph::Batch;
-use wgllama::kernels::{Dispatch, Rows, probe_copy, probe_fma};
-use wgllama::plan::{Kept, Launch, Plan, PlanOptions, Resource, SlotId};
-use wgllama::{Context, KvFormat, Result};
+use wgllama::kernels::{Dispatch, probe_copy, probe_fma};
+use wgllama::plan::{Launch, Plan, Resource, SlotId};
+use wgllama::{Context, Result};
 
 /// The two ceilings.
 #[derive(Debug, Clone, Copy)]
@@ -45,16 +45,7 @@ fn fastest(context: &Context, floats: usize, dispatch: Dispatch) -> Result<f64> 
         bindings: vec![Resource::Slot(x), Resource::Slot(y)],
         weight_bytes: 0,
     };
-    let output =
-        Kept { name: "probe".to_string(), slot: y, width: 4, run: 4, step: 4, pitch: 4, rows: Rows::Tokens };
-    let plan = Plan {
-        options: PlanOptions::new(1, 1, KvFormat::F32),
-        launches: vec![launch; LAUNCHES],
-        slots: vec![floats; 2],
-        vocab: 1,
-        output,
-        kept: Vec::new(),
-    };
+    let plan = Plan::bare(vec![launch; LAUNCHES], vec![floats; 2], 1);
     let rope = context.buffer("unused", 16, "")?;
     let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[] };
     let mut run = Executable::bind(context, plan, buffers, 1, 1)?;

@@ -123,6 +123,23 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Launches of one's own over slots of the given sizes, for kernels that are run outside of
+    /// any model, on batches of up to `max_tokens` tokens of id 0. The results are read with
+    /// [`Executable::read_slot`](crate::gpu::Executable::read_slot).
+    pub fn bare(launches: Vec<Launch>, slots: Vec<usize>, max_tokens: usize) -> Self {
+        let output = Kept {
+            name: "unused".to_string(),
+            slot: SlotId(0),
+            width: 4,
+            run: 4,
+            step: 4,
+            pitch: 4,
+            rows: Rows::Tokens,
+        };
+        let options = PlanOptions::new(max_tokens, 1, KvFormat::F32);
+        Self { options, launches, slots, vocab: 1, output, kept: Vec::new() }
+    }
+
     /// Bytes of weights that one step reads.
     pub fn weight_bytes(&self) -> usize {
         self.launches.iter().map(|l| l.weight_bytes).sum()
