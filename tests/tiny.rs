@@ -145,7 +145,11 @@ fn a_truncated_session_goes_on_as_a_fresh_one() {
     let fresh = greedy(&mut session(&model, KvFormat::F32, 256, 64), &ids[..70], 8);
     let mut used = session(&model, KvFormat::F32, 256, 64);
     used.prefill(&ids).unwrap();
+    let logits = used.logits().unwrap().to_vec();
+    used.truncate(150);
+    assert_eq!(used.logits().unwrap(), logits, "nothing was cut");
     used.truncate(66);
+    assert!(used.logits().is_err());
     assert_eq!(greedy(&mut used, &ids[66..70], 8), fresh);
 }
 

@@ -248,8 +248,10 @@ impl Session {
     /// Forgets all but the first `len` tokens. The logits are then those of no token, until
     /// something is fed.
     pub fn truncate(&mut self, len: usize) {
-        self.ids.truncate(len);
-        self.logits.clear();
+        if len < self.ids.len() {
+            self.ids.truncate(len);
+            self.logits.clear();
+        }
         self.cache.truncate(self.ids.len());
     }
 
