@@ -159,12 +159,9 @@ fn prompt(session: &mut Session, tokens: usize, depth: usize, repeat: usize) -> 
     let ids = ids(session, tokens);
     let mut rates = Vec::new();
     let mut first = f64::INFINITY;
+    fill(session, depth)?;
     for i in 0..=repeat {
-        if i == 0 || depth > 0 {
-            fill(session, depth)?;
-        } else {
-            session.truncate(0);
-        }
+        session.truncate(depth);
         let start = Instant::now();
         session.prefill(&ids)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -197,8 +194,9 @@ fn generation(
     let mut sampler = Sampler::new(&Sampling::default())?;
     let mut rates = Vec::new();
     let mut first = f64::INFINITY;
+    fill(session, depth)?;
     for i in 0..=repeat {
-        fill(session, depth)?;
+        session.truncate(depth);
         let start = Instant::now();
         session.prefill(&ids(session, 1))?;
         first = first.min(start.elapsed().as_secs_f64());

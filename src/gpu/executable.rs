@@ -79,7 +79,7 @@ const HEADER: usize = 8;
 
 /// Bytes of weights that one submit of a large batch may read: drivers reset a device that is
 /// busy for two seconds, and slow ones move some 20 GB in one.
-const SUBMIT_TRAFFIC: usize = 8 << 30;
+const SUBMIT_TRAFFIC: u64 = 8 << 30;
 
 /// Params of different launches lie this far apart, in bytes.
 const PARAMS_STRIDE: usize = 256;
@@ -193,7 +193,7 @@ impl Executable {
         let mut traffic = 0;
         for (i, launch) in self.launches.iter().enumerate().skip(start) {
             let [.., layers] = launch.grid.size(launch.rows_of(batch), self.context.caps().max_groups);
-            traffic += self.plan.launches[i].weight_bytes * layers as usize;
+            traffic += self.plan.launches[i].weight_bytes as u64 * u64::from(layers);
             if traffic > SUBMIT_TRAFFIC && i > start && batch.tokens.len() > 1 {
                 return i;
             }

@@ -26,7 +26,7 @@ pub struct Tile {
 fn variant(tile: Tile, problem: &Gemv) -> Variant {
     let parts = [
         Part::Step,
-        if problem.batch == Rows::Tokens { Part::RowsTokens } else { Part::RowsOutputs },
+        Part::rows(problem.batch),
         Part::LaneWorkgroup,
         Part::Weight(problem.format),
         Part::XStorage,

@@ -73,7 +73,7 @@ fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
     let x4 = uniform_vectors(problem, shape) as u32;
     let parts = [
         Part::Step,
-        if problem.batch == Rows::Tokens { Part::RowsTokens } else { Part::RowsOutputs },
+        Part::rows(problem.batch),
         shape.lane,
         Part::Weight(problem.format),
         if shape.uniform { Part::XUniform } else { Part::XStorage },

@@ -23,11 +23,7 @@ pub struct RmsNorm {
 }
 
 fn variant(lane: Part, rows: Rows, wg: u32) -> Variant {
-    let rows = match rows {
-        Rows::Tokens => Part::RowsTokens,
-        Rows::Outputs => Part::RowsOutputs,
-    };
-    Variant::new(&RMS_NORM, &[Part::Step, rows, lane], &[("WG", wg)])
+    Variant::new(&RMS_NORM, &[Part::Step, Part::rows(rows), lane], &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {

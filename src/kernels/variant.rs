@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::dtype::{KvFormat, WeightFormat};
-use crate::kernels::{Access, Binding, KernelDecl};
+use crate::kernels::{Access, Binding, KernelDecl, Rows};
 
 /// A part that is linked into a kernel; see `shaders/README.md` for what each provides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -122,6 +122,14 @@ impl Part {
             Self::Kv(KvFormat::F32) => Some("kv_f32"),
             Self::Kv(KvFormat::F16) => Some("kv_f16"),
             Self::SpanSplit => Some("split"),
+        }
+    }
+
+    /// The part for the rows that a launch works on.
+    pub fn rows(rows: Rows) -> Self {
+        match rows {
+            Rows::Tokens => Self::RowsTokens,
+            Rows::Outputs => Self::RowsOutputs,
         }
     }
 

@@ -1,10 +1,10 @@
 //! Weights on the device: streamed from the memory map, repacked row by row, a few megabytes
 //! at a time.
 
-use crate::caps::Caps;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use crate::caps::Caps;
 use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Planes};

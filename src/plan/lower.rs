@@ -40,7 +40,7 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
     );
     let mut lowering = Lowering { graph, layouts, caps, options, memory, launches: Vec::new() };
     for i in 0..graph.nodes.len() {
-        lowering.node(i)?;
+        lowering.node(i);
     }
     let output = graph.nodes.len().checked_sub(1).ok_or_else(|| Error::shape("graph", "it has no nodes"))?;
     let output = lowering.kept(output);
@@ -119,7 +119,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn node(&mut self, i: usize) -> Result<()> {
+    fn node(&mut self, i: usize) {
         let node = &self.graph.nodes[i];
         let (out, caps) = (self.slot(i), self.caps);
         let input = |k: usize| node.inputs.get(k).map_or(out, |n| self.slot(n.0));
@@ -140,12 +140,9 @@ impl Lowering<'_> {
                     vec![input(0), Resource::Rope, out, Resource::Keys(layer), Resource::Values(layer)];
                 self.push(i, rope_kv::select(&problem, caps), bindings, 0);
             }
-            Op::Attention { .. } | Op::AttentionSplit { .. } => {
-                let Some((layer, heads, scale, splits)) = attention_of(&node.op) else { return Ok(()) };
-                let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
-                let problem = attention::Attention { heads, kv_heads, head_dim, scale, kv, splits };
-                let bindings = vec![input(0), Resource::Keys(layer), Resource::Values(layer), out];
-                self.push(i, attention::select(&problem, caps), bindings, 0);
+            Op::Attention { layer, heads, scale } => self.attention(i, layer, heads, scale, 1),
+            Op::AttentionSplit { layer, heads, scale, splits } => {
+                self.attention(i, layer, heads, scale, splits);
             }
             Op::AttentionMerge { heads, splits } => {
                 let dispatch = attention_merge::select(heads.heads, heads.head_dim, splits, caps);
@@ -160,7 +157,20 @@ impl Lowering<'_> {
                 self.push(i, add::select(node.width, caps), bindings, 0);
             }
         }
-        Ok(())
+    }
+
+    fn attention(&mut self, i: usize, layer: usize, heads: Heads, scale: f32, splits: usize) {
+        let input = self.slot(self.graph.nodes[i].inputs[0].0);
+        let problem = attention::Attention {
+            heads: heads.heads,
+            kv_heads: heads.kv_heads,
+            head_dim: heads.head_dim,
+            scale,
+            kv: self.options.kv,
+            splits,
+        };
+        let bindings = vec![input, Resource::Keys(layer), Resource::Values(layer), self.slot(i)];
+        self.push(i, attention::select(&problem, self.caps), bindings, 0);
     }
 
     fn embed(&mut self, i: usize, table: WeightId) {
@@ -216,7 +226,6 @@ impl Lowering<'_> {
                 max_batch,
             };
             let tiled = gemm::select(&problem, self.caps);
-            let has_gain = tiled.is_none();
             let dispatch = tiled.unwrap_or_else(|| gemv::select(&problem, self.caps));
             if let Some(vectors) = dispatch.variant.number("X4") {
                 // A uniform binding is as long as its array, whatever the batch.
@@ -232,22 +241,13 @@ impl Lowering<'_> {
                 Resource::Slot(x),
                 self.slot(i),
                 vector(bias),
+                vector(norm.map(|(gain, _)| gain)),
             ];
-            if has_gain {
-                bindings.push(vector(norm.map(|(gain, _)| gain)));
-            }
+            // The tiled product declares the same but for the last, the gain.
+            bindings.truncate(dispatch.variant.kernel().bindings.len());
             let bytes = s.planes.quant_bytes + s.planes.scale_bytes;
             self.push(i, dispatch, bindings, bytes);
         }
-    }
-}
-
-/// Cache, heads, factor and splits of an attention, split or not.
-fn attention_of(op: &Op) -> Option<(usize, Heads, f32, usize)> {
-    match *op {
-        Op::Attention { layer, heads, scale } => Some((layer, heads, scale, 1)),
-        Op::AttentionSplit { layer, heads, scale, splits } => Some((layer, heads, scale, splits)),
-        _ => None,
     }
 }
 
