@@ -35,7 +35,7 @@ fn copy(context: &Context, floats: usize) -> Executable {
     };
     let plan = Plan::bare(vec![launch], vec![floats; 2], 1);
     let rope = context.buffer("unused", 16, "").expect("a buffer");
-    let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[] };
+    let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[], choices: None };
     Executable::bind(context, plan, buffers, 1, 8).expect("a plan")
 }
 

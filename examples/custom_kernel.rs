@@ -46,7 +46,7 @@ fn main() -> wgllama::Result<()> {
     print!("{plan}");
 
     let rope = context.buffer("unused", 16, "")?;
-    let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[] };
+    let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[], choices: None };
     let mut run = Executable::bind(&context, plan, buffers, 1, 1)?;
     let input: Vec<f32> = (0..tokens * width).map(|i| i as f32).collect();
     run.write_slot(x, &input)?;

@@ -156,12 +156,10 @@ pub enum Error {
     },
     /// The model computed something that is no number: its weights are damaged, or a kernel is
     /// wrong on this adapter. Try `--caps baseline`, and please report it.
-    #[error("the logit of token {id} is {value}")]
+    #[error("a logit at position {position} is no number")]
     BadLogits {
-        /// The token.
-        id: u32,
-        /// What was found.
-        value: f32,
+        /// The position of the token that the model was given.
+        position: usize,
     },
     /// An option's value can't be used.
     #[error("{name}: {message}")]

@@ -595,6 +595,7 @@ fn context_that_fills_up_ends_the_stream() {
     let ids: Vec<u32> = stream.by_ref().filter_map(|piece| piece.unwrap().id).collect();
     assert_eq!(ids, expected);
     assert_eq!(stream.finish(), Some(Finish::Context));
+    drop(stream);
     assert_eq!(session.ids().len(), 12);
 }
 
@@ -654,7 +655,7 @@ fn context_that_does_not_fit() {
     let Some(gpu) = gpu() else { return };
     let model = load(&gpu, tiny().path());
     for kv in KvFormat::ALL {
-        let options = SessionOptions { context: Some(1 << 30), kv, chunk: None };
+        let options = SessionOptions { context: Some(1 << 30), kv, ..Default::default() };
         let error = model.session(&options).err().unwrap();
         assert!(matches!(error, Error::OutOfMemory { .. }), "wrong variant: {error:?}");
         assert!(error.to_string().contains("1073741824 tokens"), "{error}");

@@ -31,7 +31,8 @@ fn plan(graph: &Graph, format: WeightFormat, caps: &Caps, options: &PlanOptions)
 
 /// Decode and prefill of one model on one adapter.
 fn text(graph: &Graph, format: WeightFormat, caps: &Caps) -> String {
-    let decode = plan(graph, format, caps, &PlanOptions::new(1, 1, KvFormat::F16));
+    let choosing = PlanOptions { choose: true, ..PlanOptions::new(1, 1, KvFormat::F16) };
+    let decode = plan(graph, format, caps, &choosing);
     let prefill = plan(graph, format, caps, &PlanOptions::new(512, 1, KvFormat::F16));
     format!("{decode}\n{prefill}")
 }

@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use wgllama::graph::Op;
 use wgllama::model::{Config, kv, presets};
 use wgllama::{
-    Error, KvFormat, Model, ModelFiles, Phase, Result, Sampler, Sampling, Session, SessionOptions,
-    WeightFormat,
+    Error, KvFormat, Model, ModelFiles, Phase, Result, Sampling, Session, SessionOptions, WeightFormat,
 };
 
 use super::ceilings::Ceilings;
@@ -85,8 +84,11 @@ pub fn run(args: &Args) -> Outcome {
     };
     let deepest = args.depths.iter().max().unwrap_or(&0);
     let longest = args.prompts.iter().chain(&args.generate).max().unwrap_or(&0);
-    let options =
-        SessionOptions { context: Some(args.cache.ctx.unwrap_or(deepest + longest + 1)), kv, chunk: None };
+    let options = SessionOptions {
+        context: Some(args.cache.ctx.unwrap_or(deepest + longest + 1)),
+        kv,
+        ..Default::default()
+    };
     let mut session = model.session(&options)?;
     let mut rows = Vec::new();
     for &depth in &args.depths {
@@ -191,18 +193,19 @@ fn generation(
     repeat: usize,
     kv: KvFormat,
 ) -> Result<Row> {
-    let mut sampler = Sampler::new(&Sampling::default())?;
     let mut rates = Vec::new();
     let mut first = f64::INFINITY;
     fill(session, depth)?;
     for i in 0..=repeat {
         session.truncate(depth);
         let start = Instant::now();
-        session.prefill(&ids(session, 1))?;
+        let one = ids(session, 1);
+        let mut stream = session.generate_ids(&one, &Sampling::default().max_tokens(tokens + 1))?;
+        stream.next().transpose()?;
         first = first.min(start.elapsed().as_secs_f64());
         let start = Instant::now();
-        for _ in 0..tokens {
-            session.step(&mut sampler)?;
+        for piece in stream {
+            piece?;
         }
         if i > 0 {
             rates.push(tokens as f64 / start.elapsed().as_secs_f64());

@@ -41,6 +41,7 @@ pub fn run(args: &Args) -> Outcome {
         context: Some(args.cache.ctx.unwrap_or(ids.len().max(1))),
         kv: args.cache.kv()?,
         chunk: Some(args.chunk),
+        ..Default::default()
     };
     options.context_for(files.config())?;
     let out = Output::create(&args.out)?;

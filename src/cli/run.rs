@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use wgllama::{
-    Error, Finish, Message, Model, ModelFiles, Result, Sampler, Sampling, Session, SessionOptions, Specials,
+    Error, Finish, Message, Model, ModelFiles, Result, Sampling, Session, SessionOptions, Specials,
 };
 
 use super::options::{CacheArgs, DeviceArgs, default_model, is_model, load, prompt};
@@ -33,6 +33,18 @@ pub struct Args {
     /// Only the likeliest tokens that together reach this probability
     #[arg(long, value_name = "P", default_value_t = 0.95)]
     top_p: f32,
+    /// Only tokens at least so likely, as a share of the likeliest; 0 for all
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Divides positive logits of tokens that were there, and multiplies negative ones; 1 for none
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Taken off the logits of tokens that were generated
+    #[arg(long, value_name = "L", default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// Taken off the logits for each time that a token was generated
+    #[arg(long, value_name = "L", default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f32,
     /// Seed of the choices [default: another one every time]
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
@@ -42,6 +54,9 @@ pub struct Args {
     /// Special tokens written in a prompt without template become their ids instead of staying text
     #[arg(long)]
     special: bool,
+    /// Steps that the device may be ahead of the text
+    #[arg(long, value_name = "STEPS", default_value_t = 2)]
+    ahead: usize,
     /// Print one JSON object with text, ids and figures instead of streaming
     #[arg(long)]
     json: bool,
@@ -79,12 +94,21 @@ pub fn run(args: &Args) -> Outcome {
         temperature: args.temperature,
         top_k: args.top_k,
         top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
+        presence_penalty: args.presence_penalty,
+        frequency_penalty: args.frequency_penalty,
         seed: args.seed.unwrap_or_else(fresh_seed),
         max_tokens: args.max_tokens,
     };
-    let options = SessionOptions { context: args.cache.ctx, kv: args.cache.kv()?, chunk: None };
+    let options = SessionOptions {
+        context: args.cache.ctx,
+        kv: args.cache.kv()?,
+        ahead: Some(args.ahead),
+        ..Default::default()
+    };
     // What can be known to be wrong is said before anything is loaded.
-    Sampler::new(&sampling)?;
+    sampling.check()?;
     let room = options.context_for(files.config())?;
     if ids.len() > room {
         return Err(Error::PromptTooLong { len: ids.len(), room }.into());
@@ -123,6 +147,8 @@ fn generate(
     let cache_bytes = session.cache_bytes();
     let start = Instant::now();
     let mut stream = session.generate_ids(ids, sampling)?;
+    // The prompt is read when its first token is there.
+    let mut first = stream.next();
     let prompt = start.elapsed().as_secs_f64();
     let start = Instant::now();
     let mut figures = Figures {
@@ -135,7 +161,7 @@ fn generate(
         text: String::new(),
         cache_bytes,
     };
-    for piece in &mut stream {
+    while let Some(piece) = first.take().or_else(|| stream.next()) {
         let piece = piece?;
         figures.ids.extend(piece.id);
         if args.json {

@@ -3,8 +3,9 @@
 use crate::dtype::KvFormat;
 use crate::error::{Error, Result};
 use crate::generate::{Sampler, Sampling, TokenStream};
-use crate::gpu::{Buffer, Buffers, Executable, StepTables};
+use crate::gpu::{Buffer, Buffers, Choices, Executable, Feed, StepTables};
 use crate::graph::Batch;
+use crate::kernels::sample::Choice;
 use crate::model::{Config, KvCache, Model};
 use crate::plan::{Plan, PlanOptions, lower};
 use crate::tokenizer::Specials;
@@ -18,11 +19,18 @@ pub struct SessionOptions {
     pub kv: KvFormat,
     /// The most prompt tokens in one step; by default 512, or what the device can hold.
     pub chunk: Option<usize>,
+    /// Steps that a [`TokenStream`] has under way beyond the one whose token it waits for; by
+    /// default 2. The device chooses the tokens, and need not wait for the host to see them.
+    pub ahead: Option<usize>,
 }
 
 /// A context of the default size is no longer than this.
 const DEFAULT_CONTEXT: usize = 4096;
 const DEFAULT_CHUNK: usize = 512;
+const DEFAULT_AHEAD: usize = 2;
+
+/// More steps than this are never under way.
+const MOST_AHEAD: usize = 64;
 
 /// Positions are counted in 32 bits, with some room.
 const MAX_CONTEXT: usize = 1 << 30;
@@ -63,6 +71,13 @@ pub struct Session {
     all: Option<Executable>,
     ids: Vec<u32>,
     logits: Vec<f32>,
+    choices: Choices,
+    ahead: usize,
+    /// Tokens fed, with those that the device chose and the host has not seen yet.
+    fed: usize,
+    /// The batch of one token that goes on with what was chosen, and its answer.
+    next: Batch,
+    chosen: Vec<u32>,
 }
 
 /// What every executable of a session is made from.
@@ -78,10 +93,11 @@ impl Base {
         let mut options = PlanOptions::new(max_tokens, max_outputs, self.kv);
         options.context = self.context;
         options.keep = keep.iter().map(|k| (*k).to_string()).collect();
+        options.choose = max_outputs == 1;
         lower(self.model.graph(), &self.model.weights().layouts, self.model.context().caps(), &options)
     }
 
-    fn bind(&self, plan: Plan, cache: &KvCache) -> Result<Executable> {
+    fn bind(&self, plan: Plan, cache: &KvCache, choices: &Choices) -> Result<Executable> {
         let weights = self.model.weights();
         let buffers = Buffers {
             weights: &weights.matrices,
@@ -89,6 +105,7 @@ impl Base {
             rope: &self.rope,
             keys: &cache.keys,
             values: &cache.values,
+            choices: Some(choices),
         };
         Executable::bind(self.model.context(), plan, buffers, cache.tables().len(), cache.pages)
     }
@@ -98,12 +115,13 @@ impl Base {
         &self,
         place: &'a mut Option<Executable>,
         cache: &KvCache,
+        choices: &Choices,
         max_tokens: usize,
         max_outputs: usize,
     ) -> Result<&'a mut Executable> {
         Ok(match place {
             Some(run) => run,
-            None => place.insert(self.bind(self.plan(max_tokens, max_outputs, &[])?, cache)?),
+            None => place.insert(self.bind(self.plan(max_tokens, max_outputs, &[])?, cache, choices)?),
         })
     }
 }
@@ -124,9 +142,24 @@ impl Model {
         while options.chunk.is_none() && chunk > 1 && base.plan(chunk, 1, &[]).is_err() {
             chunk /= 2;
         }
-        let decode = base.bind(base.plan(1, 1, &[])?, &cache)?;
-        let (ids, logits) = (Vec::new(), Vec::new());
-        Ok(Session { base, cache, chunk, decode, prefill: None, all: None, ids, logits })
+        let ahead = options.ahead.unwrap_or(DEFAULT_AHEAD).min(MOST_AHEAD);
+        let choices = Choices::new(self.context(), 1, self.config().vocab_size, ahead + 1)?;
+        let decode = base.bind(base.plan(1, 1, &[])?, &cache, &choices)?;
+        Ok(Session {
+            base,
+            cache,
+            chunk,
+            decode,
+            prefill: None,
+            all: None,
+            ids: Vec::with_capacity(context),
+            logits: Vec::new(),
+            choices,
+            ahead,
+            fed: 0,
+            next: Batch::sequence(&[0], 0, 0),
+            chosen: Vec::new(),
+        })
     }
 }
 
@@ -161,7 +194,7 @@ impl Session {
 
     /// Compiles what prompts need, which the first prompt would do otherwise.
     pub fn prepare(&mut self) -> Result<()> {
-        self.base.ensure(&mut self.prefill, &self.cache, self.chunk, 1).map(|_| ())
+        self.base.ensure(&mut self.prefill, &self.cache, &self.choices, self.chunk, 1).map(|_| ())
     }
 
     /// Feeds `ids`, in chunks; the logits of the last one are then in [`logits`](Self::logits).
@@ -169,10 +202,11 @@ impl Session {
     pub fn prefill(&mut self, ids: &[u32]) -> Result<()> {
         self.check(ids)?;
         let start = self.ids.len();
-        self.feed(ids).inspect_err(|_| self.truncate(start))
+        self.feed(ids, false).inspect_err(|_| self.truncate(start))
     }
 
-    fn feed(&mut self, ids: &[u32]) -> Result<()> {
+    /// Feeds `ids`; what follows the last is then read as logits, or chosen on the device.
+    fn feed(&mut self, ids: &[u32], choose: bool) -> Result<()> {
         let mut pieces = ids.chunks(self.chunk).peekable();
         while let Some(piece) = pieces.next() {
             let mut batch = Batch::sequence(piece, self.ids.len(), 0);
@@ -184,15 +218,81 @@ impl Session {
             let run = if piece.len() == 1 {
                 &mut self.decode
             } else {
-                self.base.ensure(&mut self.prefill, &self.cache, self.chunk, 1)?
+                self.base.ensure(&mut self.prefill, &self.cache, &self.choices, self.chunk, 1)?
             };
-            run.run(&batch, StepTables(self.cache.tables()))?;
-            if last {
+            let tables = StepTables(self.cache.tables());
+            if last && choose {
+                run.run_choosing(&batch, tables, Feed::Batch, &mut self.choices)?;
+                self.logits.clear();
+            } else {
+                run.run(&batch, tables)?;
+            }
+            if last && !choose {
                 pollster::block_on(run.read_logits(1, &mut self.logits))?;
             }
             self.ids.extend_from_slice(piece);
         }
         Ok(())
+    }
+
+    /// Feeds `ids`, and lets the device choose what follows by `sampling`.
+    fn begin(&mut self, ids: &[u32], sampling: &Sampling) -> Result<()> {
+        self.check(ids)?;
+        let vocab = self.model().config().vocab_size;
+        let counts = sampling.has_penalties().then(|| Sampling::counts(vocab, self.ids.iter().chain(ids)));
+        self.choices.set(0, &sampling.choice(), counts.as_deref())?;
+        let start = self.ids.len();
+        self.feed(ids, true).inspect_err(|_| {
+            self.truncate(start);
+            self.settle();
+        })?;
+        self.fed = self.ids.len();
+        Ok(())
+    }
+
+    /// Starts steps that feed what the device chose last, until as many are under way as should
+    /// be; `left` at most.
+    pub(super) fn run_ahead(&mut self, left: usize) -> Result<()> {
+        for _ in 0..left {
+            if self.choices.waiting() > self.ahead || self.fed == self.capacity() {
+                break;
+            }
+            self.cache.reserve(self.fed + 1)?;
+            self.next.tokens[0].position = self.fed as u32;
+            let tables = StepTables(self.cache.tables());
+            self.decode.run_choosing(&self.next, tables, Feed::Chosen, &mut self.choices)?;
+            self.fed += 1;
+        }
+        Ok(())
+    }
+
+    /// Tokens that the device was asked for and the host has not taken.
+    pub(super) fn under_way(&self) -> usize {
+        self.choices.waiting()
+    }
+
+    /// Waits for the next token that the device chose.
+    pub(super) fn chosen(&mut self) -> Result<u32> {
+        self.choices.take(&mut self.chosen)?;
+        match self.chosen.first() {
+            Some(&Choice::NOT_A_NUMBER) => {
+                Err(Error::BadLogits { position: self.fed - 1 - self.choices.waiting() })
+            }
+            Some(&id) => Ok(id),
+            None => Err(Error::shape("choices", "a step without outputs")),
+        }
+    }
+
+    /// Says that a chosen token is now part of the sequence, having been fed on the device.
+    pub(super) fn accept(&mut self, id: u32) {
+        self.ids.push(id);
+    }
+
+    /// Ends what `begin` began: what was fed without having been accepted is forgotten.
+    pub(super) fn settle(&mut self) {
+        while self.choices.waiting() > 0 && self.choices.take(&mut self.chosen).is_ok() {}
+        self.cache.truncate(self.ids.len());
+        self.fed = self.ids.len();
     }
 
     /// Feeds `ids` and answers the logits of every one of them, `[ids, vocab]`.
@@ -219,7 +319,7 @@ impl Session {
         for piece in ids.chunks(self.chunk) {
             let batch = Batch::sequence(piece, self.ids.len(), 0).with_all_outputs();
             self.cache.reserve(self.ids.len() + piece.len())?;
-            let run = self.base.ensure(&mut self.all, &self.cache, self.chunk, self.chunk)?;
+            let run = self.base.ensure(&mut self.all, &self.cache, &self.choices, self.chunk, self.chunk)?;
             run.run(&batch, StepTables(self.cache.tables()))?;
             pollster::block_on(run.read_logits(piece.len(), &mut logits))?;
             take(&logits)?;
@@ -238,9 +338,10 @@ impl Session {
         Ok(&self.logits)
     }
 
-    /// Chooses the next token and feeds it.
+    /// Chooses the next token from the logits, on the host, and feeds it.
     pub fn step(&mut self, sampler: &mut Sampler) -> Result<u32> {
-        let id = sampler.sample(self.logits()?)?;
+        let position = self.ids.len().saturating_sub(1);
+        let id = sampler.sample(self.logits()?, position)?;
         self.prefill(&[id])?;
         Ok(id)
     }
@@ -266,7 +367,7 @@ impl Session {
                 format!("{} tokens are more than a chunk of {}", ids.len(), self.chunk),
             ));
         }
-        let mut run = self.base.bind(self.base.plan(ids.len(), 1, names)?, &self.cache)?;
+        let mut run = self.base.bind(self.base.plan(ids.len(), 1, names)?, &self.cache, &self.choices)?;
         self.cache.reserve(self.ids.len() + ids.len())?;
         let batch = Batch::sequence(ids, self.ids.len(), 0);
         run.run(&batch, StepTables(self.cache.tables()))?;
@@ -295,11 +396,12 @@ impl Session {
         self.generate_ids(&ids, sampling)
     }
 
-    /// Feeds `ids` and streams what follows.
+    /// Feeds `ids` and streams what follows. The device chooses the tokens; the host sees their
+    /// ids, and no logits.
     pub fn generate_ids(&mut self, ids: &[u32], sampling: &Sampling) -> Result<TokenStream<'_>> {
-        let sampler = Sampler::new(sampling)?;
-        self.prefill(ids)?;
-        Ok(TokenStream::new(self, sampler))
+        sampling.check()?;
+        self.begin(ids, sampling)?;
+        Ok(TokenStream::new(self, sampling.max_tokens))
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {

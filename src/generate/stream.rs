@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::error::Result;
-use crate::generate::{Sampler, Session};
+use crate::generate::Session;
 use crate::tokenizer::DecodeStream;
 
 /// A generated token and the text that it completes.
@@ -29,9 +29,9 @@ pub enum Finish {
 /// Iterator over generated pieces.
 pub struct TokenStream<'a> {
     session: &'a mut Session,
-    sampler: Sampler,
+    max_tokens: usize,
     text: Option<DecodeStream>,
-    /// Generated, but not fed yet: it is only fed if another token is wanted after it.
+    /// The last token: part of the sequence only if another is wanted after it.
     pending: Option<u32>,
     count: usize,
     finish: Option<Finish>,
@@ -39,9 +39,10 @@ pub struct TokenStream<'a> {
 }
 
 impl<'a> TokenStream<'a> {
-    pub(super) fn new(session: &'a mut Session, sampler: Sampler) -> Self {
+    /// Streams what the session has begun to generate.
+    pub(super) fn new(session: &'a mut Session, max_tokens: usize) -> Self {
         let text = session.model().tokenizer().ok().map(|t| t.stream());
-        Self { session, sampler, text, pending: None, count: 0, finish: None, failed: false }
+        Self { session, max_tokens, text, pending: None, count: 0, finish: None, failed: false }
     }
 
     /// Why the stream ended; none while it goes on, and after an error.
@@ -70,18 +71,26 @@ impl<'a> TokenStream<'a> {
 
     /// The next token, or why there is none.
     fn choose(&mut self) -> Result<ControlFlow<Finish, u32>> {
-        if self.count == self.sampler.options().max_tokens {
+        if self.count == self.max_tokens {
             return Ok(ControlFlow::Break(Finish::Length));
         }
-        if let Some(pending) = self.pending {
-            if self.session.ids().len() == self.session.capacity() {
-                return Ok(ControlFlow::Break(Finish::Context));
-            }
-            self.session.prefill(&[pending])?;
+        // Every step under way gives a token.
+        self.session.run_ahead(self.max_tokens - self.count - self.session.under_way())?;
+        if self.session.under_way() == 0 {
+            return Ok(ControlFlow::Break(Finish::Context));
         }
-        let id = self.sampler.sample(self.session.logits()?)?;
+        if let Some(pending) = self.pending.take() {
+            self.session.accept(pending);
+        }
+        let id = self.session.chosen()?;
         let end = self.session.model().tokenizer().is_ok_and(|t| t.is_end(id));
         Ok(if end { ControlFlow::Break(Finish::End) } else { ControlFlow::Continue(id) })
+    }
+}
+
+impl Drop for TokenStream<'_> {
+    fn drop(&mut self) {
+        self.session.settle();
     }
 }
 

@@ -52,7 +52,7 @@ impl Context {
         }
         let memory = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
-        let raw = self.device().create_buffer(&wgpu::BufferDescriptor {
+        let raw = self.creator().create_buffer(&wgpu::BufferDescriptor {
             label: Some(what),
             size,
             usage,

@@ -1,5 +1,6 @@
 //! The device and all that belongs to it for as long as it lives.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::caps::{AdapterKind, Caps};
@@ -39,6 +40,7 @@ struct Inner {
     report: AdapterReport,
     pipelines: Pipelines,
     trouble: Arc<Mutex<Trouble>>,
+    created: AtomicU64,
 }
 
 /// A lock that a panic elsewhere does not take away: what it guards is whole at all times.
@@ -90,7 +92,9 @@ impl Context {
             lock(&on_loss).lost.get_or_insert(format!("{reason:?}: {message}"));
         });
         let pipelines = Pipelines::new(&device, options.checked);
-        Ok(Self { inner: Arc::new(Inner { device, queue, report, pipelines, trouble }) })
+        Ok(Self {
+            inner: Arc::new(Inner { device, queue, report, pipelines, trouble, created: AtomicU64::new(0) }),
+        })
     }
 
     /// What the device can do.
@@ -113,6 +117,17 @@ impl Context {
             Some(message) => Err(Error::Gpu { message }),
             None => Ok(()),
         }
+    }
+
+    /// Buffers, bind groups and pipelines made so far. A step of a plan that is bound makes none.
+    pub fn created(&self) -> u64 {
+        self.inner.created.load(Ordering::Relaxed)
+    }
+
+    /// The device, for making something that lives on: it is counted.
+    pub(super) fn creator(&self) -> &wgpu::Device {
+        self.inner.created.fetch_add(1, Ordering::Relaxed);
+        self.device()
     }
 
     /// Drops the device at once, as a failing driver would; for tests of what follows.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::buffers::Buffer;
+use crate::gpu::choices::Choices;
 use crate::gpu::context::Context;
 use crate::gpu::pipelines::Pipeline;
 use crate::graph::Batch;
@@ -25,7 +26,7 @@ pub struct Planes {
 }
 
 /// What a plan's resources refer to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Buffers<'a> {
     /// Shards by matrix.
     pub weights: &'a [Vec<Planes>],
@@ -37,6 +38,17 @@ pub struct Buffers<'a> {
     pub keys: &'a [Buffer],
     /// Values by layer.
     pub values: &'a [Buffer],
+    /// What choosing tokens needs, for plans that do.
+    pub choices: Option<&'a Choices>,
+}
+
+/// Where the ids of a step's tokens come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// From the batch.
+    Batch,
+    /// Each token is what its sequence chose last, on the device; ids in the batch are ignored.
+    Chosen,
 }
 
 /// The page tables of the sequences in a batch, by sequence slot.
@@ -68,7 +80,9 @@ pub struct Executable {
     launches: Vec<Bound>,
     step: Buffer,
     step_group: wgpu::BindGroup,
+    /// What the step buffer holds, and room to put together what it is to hold.
     step_words: Vec<u32>,
+    new_words: Vec<u32>,
     sequences: usize,
     pages: usize,
     staging: Buffer,
@@ -113,7 +127,7 @@ impl Executable {
             .collect::<Result<Vec<_>>>()?;
         let words = HEADER + plan.options.max_tokens * 4 + plan.options.max_outputs + sequences * pages;
         let step = context.buffer("the step", words as u64 * 4, help)?;
-        let step_group = context.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        let step_group = context.creator().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("step"),
             layout: context.step_layout(),
             entries: &[wgpu::BindGroupEntry { binding: 0, resource: step.raw.as_entire_binding() }],
@@ -129,6 +143,7 @@ impl Executable {
             step,
             step_group,
             step_words: Vec::with_capacity(words),
+            new_words: Vec::with_capacity(words),
             sequences,
             pages,
             staging,
@@ -171,34 +186,85 @@ impl Executable {
     /// A step is one compute pass and one submit. Only where a large batch would keep the
     /// device busy for longer than drivers tolerate is it cut into several.
     pub fn run(&mut self, batch: &Batch, tables: StepTables<'_>) -> Result<()> {
-        self.write_step(batch, tables)?;
-        let mut next = 0;
-        while next < self.launches.len() {
-            let end = self.submit_end(next, batch);
-            let mut encoder = self.context.device().create_command_encoder(&Default::default());
-            self.encode(&mut encoder, next..end, batch);
-            let bytes = (batch.outputs.len() * self.plan.output.pitch * 4) as u64;
-            if end == self.launches.len() && bytes > 0 {
-                let logits = &self.slots[self.plan.output.slot.0];
+        self.write_step(batch, tables, Feed::Batch)?;
+        let bytes = (batch.outputs.len() * self.plan.output.pitch * 4) as u64;
+        let logits = &self.slots[self.plan.output.slot.0];
+        let copy = |encoder: &mut wgpu::CommandEncoder| {
+            if bytes > 0 {
                 encoder.copy_buffer_to_buffer(&logits.raw, 0, &self.staging.raw, 0, bytes);
             }
-            self.context.queue().submit([encoder.finish()]);
-            next = end;
+        };
+        self.submit(batch, self.plan.choosing, |_| (), copy);
+        self.context.check()
+    }
+
+    /// Runs one step and chooses the tokens that follow its outputs, on the device: the host
+    /// takes them later from `choices`, and may run the step that they feed before.
+    pub fn run_choosing(
+        &mut self,
+        batch: &Batch,
+        tables: StepTables<'_>,
+        feed: Feed,
+        choices: &mut Choices,
+    ) -> Result<()> {
+        if !self.plan.options.choose || !choices.has_room() {
+            return Err(Error::shape("step", "the plan does not choose, or too many choices are waiting"));
+        }
+        self.write_step(batch, tables, feed)?;
+        let next = &choices.next;
+        let tokens = |encoder: &mut wgpu::CommandEncoder| {
+            if feed == Feed::Chosen {
+                let bytes = (batch.tokens.len() * 16) as u64;
+                encoder.copy_buffer_to_buffer(&next.raw, 0, &self.step.raw, HEADER as u64 * 4, bytes);
+            }
+        };
+        let rows = batch.outputs.len();
+        let ids = |encoder: &mut wgpu::CommandEncoder| choices.copy(encoder, rows);
+        let submission = self.submit(batch, self.launches.len(), tokens, ids);
+        if let Some(submission) = submission {
+            choices.submitted(rows, submission);
         }
         self.context.check()
     }
 
+    /// Encodes and submits the first `launches` launches, between what `before` and `after`
+    /// encode.
+    fn submit(
+        &self,
+        batch: &Batch,
+        launches: usize,
+        before: impl Fn(&mut wgpu::CommandEncoder),
+        after: impl Fn(&mut wgpu::CommandEncoder),
+    ) -> Option<wgpu::SubmissionIndex> {
+        let mut submission = None;
+        let mut next = 0;
+        while next < launches {
+            let end = self.submit_end(next, launches, batch);
+            let mut encoder = self.context.device().create_command_encoder(&Default::default());
+            if next == 0 {
+                before(&mut encoder);
+            }
+            self.encode(&mut encoder, next..end, batch);
+            if end == launches {
+                after(&mut encoder);
+            }
+            submission = Some(self.context.queue().submit([encoder.finish()]));
+            next = end;
+        }
+        submission
+    }
+
     /// The launch before which a submit that begins with launch `start` ends.
-    fn submit_end(&self, start: usize, batch: &Batch) -> usize {
+    fn submit_end(&self, start: usize, launches: usize, batch: &Batch) -> usize {
         let mut traffic = 0;
-        for (i, launch) in self.launches.iter().enumerate().skip(start) {
+        for (i, launch) in self.launches[..launches].iter().enumerate().skip(start) {
             let [.., layers] = launch.grid.size(launch.rows_of(batch), self.context.caps().max_groups);
             traffic += self.plan.launches[i].weight_bytes as u64 * u64::from(layers);
             if traffic > SUBMIT_TRAFFIC && i > start && batch.tokens.len() > 1 {
                 return i;
             }
         }
-        self.launches.len()
+        launches
     }
 
     fn encode(&self, encoder: &mut wgpu::CommandEncoder, range: std::ops::Range<usize>, batch: &Batch) {
@@ -266,7 +332,9 @@ impl Executable {
         Ok(out)
     }
 
-    fn write_step(&mut self, batch: &Batch, tables: StepTables<'_>) -> Result<()> {
+    /// Writes the step, if it is not what the buffer holds already: where the tokens come from
+    /// the device it only changes with a sequence's pages.
+    fn write_step(&mut self, batch: &Batch, tables: StepTables<'_>, feed: Feed) -> Result<()> {
         let (tokens, outputs) = (batch.tokens.len(), batch.outputs.len());
         let options = &self.plan.options;
         if tokens == 0 || tokens > options.max_tokens || outputs > options.max_outputs {
@@ -291,14 +359,19 @@ impl Executable {
         batch.check(self.plan.vocab, pages * PAGE, count)?;
         let outputs_at = HEADER + tokens * 4;
         let tables_at = outputs_at + outputs;
-        let words = &mut self.step_words;
+        let words = &mut self.new_words;
         words.clear();
         let header = [tokens, outputs, HEADER, outputs_at, tables_at, pages, 0, 0];
         words.extend(header.map(|w| w as u32));
         words.extend(batch.tokens.iter().flat_map(|t| [t.id, t.position, t.sequence, 0]));
         words.extend_from_slice(&batch.outputs);
         words.extend(tables.0.iter().flatten());
-        self.context.write(&self.step, 0, bytemuck::cast_slice(words));
+        let same = |range: std::ops::Range<usize>| words.get(range.clone()) == self.step_words.get(range);
+        let rest = same(0..HEADER) && same(outputs_at..words.len());
+        if feed == Feed::Batch || !rest || words.len() != self.step_words.len() {
+            self.context.write(&self.step, 0, bytemuck::cast_slice(words));
+            std::mem::swap(&mut self.new_words, &mut self.step_words);
+        }
         Ok(())
     }
 }
@@ -361,7 +434,7 @@ fn bind_launch(
         binding: entries.len() as u32,
         resource: wgpu::BindingResource::Buffer(binding),
     });
-    let group = context.device().create_bind_group(&wgpu::BindGroupDescriptor {
+    let group = context.creator().create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some(&launch.name),
         layout: &pipeline.layout,
         entries: &entries,
@@ -390,5 +463,8 @@ fn resolve<'a>(
         Resource::Rope => whole(buffers.rope),
         Resource::Keys(layer) => whole(buffers.keys.get(layer)?),
         Resource::Values(layer) => whole(buffers.values.get(layer)?),
+        Resource::Choices => whole(&buffers.choices?.records),
+        Resource::Counts => whole(&buffers.choices?.counts),
+        Resource::Next => whole(&buffers.choices?.next),
     }
 }

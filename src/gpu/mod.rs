@@ -3,6 +3,7 @@
 
 mod adapters;
 mod buffers;
+mod choices;
 mod context;
 mod executable;
 mod native;
@@ -10,5 +11,6 @@ mod pipelines;
 
 pub use adapters::{AdapterReport, list_adapters};
 pub use buffers::Buffer;
+pub use choices::Choices;
 pub use context::{Context, ContextOptions};
-pub use executable::{Buffers, Executable, Planes, StepTables};
+pub use executable::{Buffers, Executable, Feed, Planes, StepTables};

@@ -112,7 +112,7 @@ impl Context {
         } else {
             device.create_shader_module(descriptor)
         };
-        let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        let raw = self.creator().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
             layout: Some(&pipeline_layout),
             module: &module,

@@ -14,6 +14,8 @@ pub mod probe_copy;
 pub mod probe_fma;
 pub mod rms_norm;
 pub mod rope_kv;
+pub mod sample;
+pub mod sample_scan;
 pub mod swiglu;
 pub mod tuning;
 pub mod variant;
@@ -160,7 +162,7 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 11] = [
+pub static KERNELS: [&KernelDecl; 13] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
@@ -170,6 +172,8 @@ pub static KERNELS: [&KernelDecl; 11] = [
     &attention_merge::ATTENTION_MERGE,
     &swiglu::SWIGLU,
     &add::ADD,
+    &sample_scan::SAMPLE_SCAN,
+    &sample::SAMPLE,
     &probe_copy::PROBE_COPY,
     &probe_fma::PROBE_FMA,
 ];

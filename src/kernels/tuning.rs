@@ -88,6 +88,12 @@ pub fn flat(caps: &Caps) -> u32 {
     if caps.kind == AdapterKind::Cpu { 32 } else { 64 }
 }
 
+/// Invocations of the workgroup that chooses a token: as many as WebGPU guarantees, since one
+/// core does all of it.
+pub fn sample(caps: &Caps) -> u32 {
+    if caps.kind == AdapterKind::Cpu { 64 } else { 256 }
+}
+
 /// Who shares a row in kernels that reduce over a whole workgroup.
 pub fn workgroup_lane(caps: &Caps) -> Part {
     if caps.subgroup.is_some() { Part::LaneWorkgroupSubgroup } else { Part::LaneWorkgroup }

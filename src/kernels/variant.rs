@@ -30,6 +30,7 @@ pub enum Part {
     Kv(KvFormat),
     SpanWhole,
     SpanSplit,
+    Choice,
 }
 
 macro_rules! part {
@@ -60,6 +61,7 @@ impl Part {
             Self::RowsOutputs,
             Self::SpanWhole,
             Self::SpanSplit,
+            Self::Choice,
         ];
         all.extend(WeightFormat::ALL.map(Self::Weight));
         all.extend(KvFormat::ALL.map(Self::Kv));
@@ -95,6 +97,7 @@ impl Part {
             Self::Kv(KvFormat::F16) => part!("kv_f16"),
             Self::SpanWhole => part!("span_whole"),
             Self::SpanSplit => part!("span_split"),
+            Self::Choice => part!("choice"),
         }
     }
 
@@ -107,7 +110,8 @@ impl Part {
             | Self::NormNone
             | Self::BiasNone
             | Self::RowsTokens
-            | Self::SpanWhole => None,
+            | Self::SpanWhole
+            | Self::Choice => None,
             Self::LaneThread => Some("thread"),
             Self::LaneSubgroup => Some("subgroup"),
             Self::LaneWorkgroup => Some("workgroup"),

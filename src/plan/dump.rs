@@ -14,6 +14,9 @@ impl fmt::Display for Resource {
             Self::Rope => f.write_str("rope"),
             Self::Keys(layer) => write!(f, "k{layer}"),
             Self::Values(layer) => write!(f, "v{layer}"),
+            Self::Choices => f.write_str("choices"),
+            Self::Counts => f.write_str("counts"),
+            Self::Next => f.write_str("next"),
         }
     }
 }

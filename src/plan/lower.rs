@@ -4,11 +4,11 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
 use crate::kernels::{
-    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemv, rms_norm, rope_kv, swiglu,
-    tuning,
+    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemv, rms_norm, rope_kv, sample,
+    sample_scan, swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
-use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, WeightLayout, fuse};
+use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, fuse};
 use crate::shape::{MAX_COLS, padded, round_up, stored_head_dim};
 
 /// Makes the plan for `graph`. `layouts` are those of the graph's matrices, in order.
@@ -48,9 +48,14 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         .filter(|&i| options.keep.contains(&graph.nodes[i].name))
         .map(|i| lowering.kept(i))
         .collect();
+    let choosing = lowering.launches.len();
+    if options.choose {
+        lowering.choose(&output);
+    }
     let Lowering { memory, launches, .. } = lowering;
     let vocab = graph.vocab();
-    let plan = Plan { options: options.clone(), launches, slots: memory.sizes, vocab, output, kept };
+    let plan =
+        Plan { options: options.clone(), launches, choosing, slots: memory.sizes, vocab, output, kept };
     check(&plan, caps)?;
     Ok(plan)
 }
@@ -157,6 +162,27 @@ impl Lowering<'_> {
                 self.push(i, add::select(node.width, caps), bindings, 0);
             }
         }
+    }
+
+    /// The choice of the next tokens from the logits.
+    fn choose(&mut self, logits: &Kept) {
+        let (vocab, outputs) = (logits.width, self.options.max_outputs);
+        let mut slot = |floats: usize| {
+            self.memory.sizes.push(floats);
+            Resource::Slot(SlotId(self.memory.sizes.len() - 1))
+        };
+        let values = slot(outputs * logits.pitch);
+        let tops = slot(outputs * sample::runs(vocab, self.caps));
+        let mut push = |name: &str, dispatch, bindings| {
+            self.launches.push(Launch { name: name.to_string(), dispatch, bindings, weight_bytes: 0 });
+        };
+        let (choices, counts) = (Resource::Choices, Resource::Counts);
+        push(
+            "choice.scan",
+            sample_scan::select(vocab, self.caps),
+            vec![Resource::Slot(logits.slot), choices, counts, values, tops],
+        );
+        push("choice", sample::select(vocab, self.caps), vec![values, tops, choices, counts, Resource::Next]);
     }
 
     fn attention(&mut self, i: usize, layer: usize, heads: Heads, scale: f32, splits: usize) {

@@ -30,13 +30,15 @@ pub struct PlanOptions {
     pub keep: Vec<String>,
     /// Whether rewrite rules are applied; without them each node is its own launch.
     pub fuse: bool,
+    /// Whether the next tokens can be chosen on the device.
+    pub choose: bool,
 }
 
 impl PlanOptions {
     /// For batches of up to `max_tokens` tokens with the logits of `max_outputs`, in a context
     /// of 4096.
     pub fn new(max_tokens: usize, max_outputs: usize, kv: KvFormat) -> Self {
-        Self { max_tokens, max_outputs, kv, context: 4096, keep: Vec::new(), fuse: true }
+        Self { max_tokens, max_outputs, kv, context: 4096, keep: Vec::new(), fuse: true, choose: false }
     }
 }
 
@@ -71,6 +73,12 @@ pub enum Resource {
     Keys(usize),
     /// The values of a layer's cache.
     Values(usize),
+    /// How each sequence chooses its next token.
+    Choices,
+    /// How often each sequence had each token.
+    Counts,
+    /// The tokens that were chosen last.
+    Next,
 }
 
 /// One dispatch of a plan.
@@ -112,6 +120,8 @@ pub struct Plan {
     pub options: PlanOptions,
     /// The launches.
     pub launches: Vec<Launch>,
+    /// Those from here on choose the next tokens; they only run where that is wanted.
+    pub choosing: usize,
     /// Sizes of the activation buffers, in floats.
     pub slots: Vec<usize>,
     /// Token ids are below this.
@@ -137,7 +147,8 @@ impl Plan {
             rows: Rows::Tokens,
         };
         let options = PlanOptions::new(max_tokens, 1, KvFormat::F32);
-        Self { options, launches, slots, vocab: 1, output, kept: Vec::new() }
+        let choosing = launches.len();
+        Self { options, launches, choosing, slots, vocab: 1, output, kept: Vec::new() }
     }
 
     /// Bytes of weights that one step reads.

@@ -58,7 +58,7 @@ pub fn load(context: &Context, path: &Path) -> Model {
 
 /// A session of `model`.
 pub fn session(model: &Model, kv: KvFormat, context: usize, chunk: usize) -> Session {
-    let options = SessionOptions { context: Some(context), kv, chunk: Some(chunk) };
+    let options = SessionOptions { context: Some(context), kv, chunk: Some(chunk), ..Default::default() };
     model.session(&options).unwrap_or_else(|e| panic!("{e}"))
 }
 

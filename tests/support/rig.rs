@@ -227,6 +227,7 @@ impl Held {
             rope: &self.rope,
             keys: &self.keys,
             values: &self.values,
+            choices: None,
         };
         let run = Executable::bind(gpu, plan.clone(), buffers, self.sequences, self.pages).unwrap();
         run.fill_activations(f32::NAN.to_bits());
