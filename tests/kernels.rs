@@ -8,10 +8,12 @@ mod support;
 
 use rig::{Random, Rig, matrix, vector};
 use support::{assert_close, gpu};
+use wgllama::caps::AdapterKind;
 use wgllama::graph::reference::Reference;
 use wgllama::graph::{Batch, Graph, Heads, Rope, Token};
 use wgllama::kernels::gemm;
 use wgllama::kernels::gemv::{self, Gemv};
+use wgllama::kernels::gemv_lanes;
 use wgllama::kernels::tuning::GemvShape;
 use wgllama::kernels::{Dispatch, Part};
 use wgllama::plan::{PlanOptions, lower};
@@ -109,6 +111,35 @@ fn gemm_equals_the_reference() {
                 let found = run_rows(&rig, &gpu, &plan, &batch);
                 let what = format!("{format}, k {k}, {tokens} tokens, {tile:?}");
                 assert_close(&what, &found, &expected, SUM_TOLERANCE);
+            }
+        }
+    }
+}
+
+/// Rows that fill no lane or subgroup, and tokens that fill no layer, in every format.
+#[test]
+fn gemv_of_lanes_equals_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let caps = &Caps { kind: AdapterKind::Cpu, ..gpu.caps().clone() };
+    if caps.subgroup.is_none() {
+        eprintln!("skipped: the adapter has no subgroups");
+        return;
+    }
+    for format in WeightFormat::ALL {
+        for (i, k) in [70, 576, 1536, 4096].into_iter().enumerate() {
+            if k % format.block_len() != 0 {
+                continue;
+            }
+            let (rows, bias) = ([33, 1, 7, 70][i], i == 0);
+            let rig = Rig::new(linear_graph(k, rows, bias), format, k as u64);
+            for tokens in [1, 9] {
+                let select = |p: &Gemv| gemv_lanes::select(p, caps).unwrap();
+                let plan = with_dispatch(&rig, caps, tokens, bias, select);
+                let batch = batch(tokens, 11, i as u64 + 1);
+                let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+                let expected = reference.logits(&batch).unwrap();
+                let found = run_rows(&rig, &gpu, &plan, &batch);
+                assert_close(&format!("{format}, k {k}, {tokens} tokens"), &found, &expected, SUM_TOLERANCE);
             }
         }
     }

@@ -62,6 +62,35 @@ pub struct Gemv {
     pub max_batch: usize,
 }
 
+impl Gemv {
+    /// A small problem, of which variants are listed.
+    pub(super) const SMALL: Self = Self {
+        format: WeightFormat::F32,
+        inputs: 64,
+        outputs: 64,
+        rows: 64,
+        first: 0,
+        stride: 1,
+        out: Out::Store,
+        norm: None,
+        bias: false,
+        batch: Rows::Tokens,
+        max_batch: 1,
+    };
+
+    pub(super) fn params(&self) -> GemvParams {
+        GemvParams {
+            groups: self.inputs.div_ceil(GROUP) as u32,
+            rows: self.rows as u32,
+            pitch: padded(self.outputs) as u32,
+            first: self.first as u32,
+            stride: self.stride as u32,
+            width: self.inputs as f32,
+            eps: self.norm.unwrap_or(0.0),
+        }
+    }
+}
+
 /// Vectors of four that a uniform binding of the activations holds, for whole layers of
 /// columns; in thousands, so that few lengths, and so few pipelines, are in use.
 fn uniform_vectors(problem: &Gemv, shape: GemvShape) -> usize {
@@ -95,19 +124,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
         for format in WeightFormat::ALL {
             for (cols, uniform) in [(1, false), (1, true), (4, false), (8, false)] {
                 let shape = GemvShape { lane, rows: 4, cols, wg, uniform };
-                let plain = Gemv {
-                    format,
-                    inputs: 64,
-                    outputs: 64,
-                    rows: 64,
-                    first: 0,
-                    stride: 1,
-                    out: Out::Store,
-                    norm: None,
-                    bias: false,
-                    batch: Rows::Tokens,
-                    max_batch: cols as usize,
-                };
+                let plain = Gemv { format, max_batch: cols as usize, ..Gemv::SMALL };
                 all.push(variant(shape, &plain));
                 all.push(variant(shape, &Gemv { batch: Rows::Outputs, ..plain }));
                 let norm = (cols == 1).then_some(1e-5);
@@ -139,15 +156,6 @@ pub fn select(problem: &Gemv, caps: &Caps) -> Dispatch {
 
 /// The dispatch of `problem` with a given division of work.
 pub fn dispatch(problem: &Gemv, shape: GemvShape, caps: &Caps) -> Dispatch {
-    let params = GemvParams {
-        groups: problem.inputs.div_ceil(GROUP) as u32,
-        rows: problem.rows as u32,
-        pitch: padded(problem.outputs) as u32,
-        first: problem.first as u32,
-        stride: problem.stride as u32,
-        width: problem.inputs as f32,
-        eps: problem.norm.unwrap_or(0.0),
-    };
     // With the largest subgroups a workgroup holds the fewest teams; smaller ones find their
     // rows taken and stop. Teams walk the rows with the stride of the grid in any case.
     let teams_per_group = match shape.lane {
@@ -157,7 +165,7 @@ pub fn dispatch(problem: &Gemv, shape: GemvShape, caps: &Caps) -> Dispatch {
     };
     Dispatch {
         variant: variant(shape, problem),
-        params: params.words(),
+        params: problem.params().words(),
         grid: Grid::Layers {
             groups: (problem.rows as u32).div_ceil(shape.rows * teams_per_group),
             cols: shape.cols,

@@ -8,6 +8,7 @@ pub mod attention_merge;
 pub mod embed;
 pub mod gemm;
 pub mod gemv;
+pub mod gemv_lanes;
 pub mod link;
 pub mod pack;
 pub mod probe_copy;
@@ -162,10 +163,11 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 13] = [
+pub static KERNELS: [&KernelDecl; 14] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
+    &gemv_lanes::GEMV_LANES,
     &gemm::GEMM,
     &rope_kv::ROPE_KV,
     &attention::ATTENTION,

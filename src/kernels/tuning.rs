@@ -47,6 +47,23 @@ pub fn gemv(caps: &Caps, tokens: usize) -> GemvShape {
     }
 }
 
+/// How a mat-vec divides its work among the lanes of a CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LanesShape {
+    /// Rows of a lane.
+    pub rows: u32,
+    /// Tokens of a lane.
+    pub cols: u32,
+    /// Invocations of a workgroup.
+    pub wg: u32,
+}
+
+/// The division among lanes, where the adapter is a CPU whose lanes can shuffle.
+pub fn lanes(caps: &Caps, tokens: usize) -> Option<LanesShape> {
+    let shape = LanesShape { rows: 4, cols: if tokens == 1 { 1 } else { 8 }, wg: 8 };
+    (caps.kind == AdapterKind::Cpu && caps.subgroup.is_some()).then_some(shape)
+}
+
 /// Sizes of tiles of a matrix product.
 pub const TILES: [Tile; 2] = [Tile { tokens: 2, rows: 2 }, Tile { tokens: 1, rows: 1 }];
 
@@ -67,7 +84,7 @@ pub fn gemm(caps: &Caps, tokens: usize, rows: usize) -> Option<Tile> {
 /// between two should cost more than squares that teams sum on the side. With several columns
 /// every team would do it for each of them; on lavapipe it does not pay (docs/REJECTED.md).
 pub fn norm_prologue(caps: &Caps, tokens: usize) -> bool {
-    tokens == 1 && caps.kind != AdapterKind::Cpu
+    tokens == 1 && (caps.kind != AdapterKind::Cpu || lanes(caps, tokens).is_some())
 }
 
 /// Whether SwiGLU goes into the mat-vec before it. On lavapipe (Mesa 25, two cores, SmolLM2

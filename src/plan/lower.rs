@@ -4,8 +4,8 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
 use crate::kernels::{
-    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemv, rms_norm, rope_kv, sample,
-    sample_scan, swiglu, tuning,
+    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemv, gemv_lanes, rms_norm, rope_kv,
+    sample, sample_scan, swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, fuse};
@@ -252,7 +252,9 @@ impl Lowering<'_> {
                 max_batch,
             };
             let tiled = gemm::select(&problem, self.caps);
-            let dispatch = tiled.unwrap_or_else(|| gemv::select(&problem, self.caps));
+            let dispatch = tiled
+                .or_else(|| gemv_lanes::select(&problem, self.caps))
+                .unwrap_or_else(|| gemv::select(&problem, self.caps));
             if let Some(vectors) = dispatch.variant.number("X4") {
                 // A uniform binding is as long as its array, whatever the batch.
                 let size = &mut self.memory.sizes[x.0];

@@ -1,0 +1,153 @@
+// y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
+//
+// Grid   (subgroups of ROWS rows a lane, 2-D beyond the limit of one dimension, COLS tokens each in z).
+// Links  step, rows_*, lane_subgroup, weight_*, x_storage, norm_*, out_*, bias_*
+//
+// For adapters whose subgroups are the vector registers of a CPU. There a load costs for each
+// lane, also where all lanes load the same: so the lanes share the loads of x, each takes a
+// vector of four, and a shuffle, which is one instruction, hands it to all. A lane owns ROWS
+// rows, and no sum crosses lanes. Loops that choose among parts of a register are written out:
+// the compilers of such adapters turn a choice that depends on a counter into blends.
+struct Params {
+    groups: u32,  // of 32 weights in a row
+    rows: u32,    // in this shard, with the zero rows that fill the padding of y
+    pitch: u32,   // of a row of y, in values
+    first: u32,   // output of row 0
+    stride: u32,  // outputs from one row to the next
+    width: f32,   // of x, without padding: for the mean in the norm
+    eps: f32,     // of the norm
+}
+
+const_assert COLS == 1u || !HAS_NORM;
+
+@group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
+@group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
+@group(0) @binding(6) var<uniform> p: Params;
+
+// Eight vectors of four, which the lanes of a subgroup hold together: one a lane, two with
+// subgroups of four.
+struct Eight {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+// Vector i of the eight; every lane asks for the same one.
+fn shared_quad(lane: Lane, all: Eight, i: u32) -> vec4<f32> {
+    if (lane.count >= 8u) {
+        return subgroupShuffle(all.low, i);
+    }
+    if (i < 4u) {
+        return subgroupShuffle(all.low, i);
+    }
+    return subgroupShuffle(all.high, i - 4u);
+}
+
+struct Sums {
+    rows: array<f32, ROWS>,
+    total: vec4<f32>,
+}
+
+fn add_quad(sums: ptr<function, Sums>, blocks: ptr<function, array<Block, ROWS>>, v: vec4<f32>, i: u32) {
+    if (HAS_MIN) {
+        (*sums).total += v;
+    }
+    for (var r = 0u; r < ROWS; r++) {
+        (*sums).rows[r] += dot(quad((*blocks)[r], i), v);
+    }
+}
+
+fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
+    let t0 = group.z * COLS;
+    // A workgroup may be less than a subgroup.
+    let lanes = min(lane.count, WG);
+    // The same for all lanes of the subgroup, so that they shuffle together.
+    if (team.index * lanes * ROWS >= p.rows) {
+        return;
+    }
+    let r0 = (team.index * lanes + lane.index) * ROWS;
+    let last = p.rows - 1u;
+    var out: array<f32, ROWS * COLS>;
+    var squares = 0.0;
+    let mine = lane.index % min(lane.count, 8u);
+    for (var g = 0u; g < p.groups; g++) {
+        var blocks: array<Block, ROWS>;
+        for (var r = 0u; r < ROWS; r++) {
+            blocks[r] = block(min(r0 + r, last) * p.groups + g);
+        }
+        if (COLS == 1u) {
+            let at = g * 8u + mine;
+            var all: Eight;
+            all.low = x4(t0 * p.groups * 8u + at);
+            if (lane.count < 8u) {
+                all.high = x4(t0 * p.groups * 8u + at + 4u);
+            }
+            if (HAS_NORM) {
+                squares += dot(all.low, all.low) + dot(all.high, all.high);
+                all.low *= gain4(at);
+                if (lane.count < 8u) {
+                    all.high *= gain4(at + 4u);
+                }
+            }
+            var sums: Sums;
+            add_quad(&sums, &blocks, shared_quad(lane, all, 0u), 0u);
+            add_quad(&sums, &blocks, shared_quad(lane, all, 1u), 1u);
+            add_quad(&sums, &blocks, shared_quad(lane, all, 2u), 2u);
+            add_quad(&sums, &blocks, shared_quad(lane, all, 3u), 3u);
+            add_quad(&sums, &blocks, shared_quad(lane, all, 4u), 4u);
+            add_quad(&sums, &blocks, shared_quad(lane, all, 5u), 5u);
+            add_quad(&sums, &blocks, shared_quad(lane, all, 6u), 6u);
+            add_quad(&sums, &blocks, shared_quad(lane, all, 7u), 7u);
+            let total = dot(sums.total, vec4<f32>(1.0));
+            for (var r = 0u; r < ROWS; r++) {
+                if (HAS_SCALE) {
+                    let dm = scale_min(blocks[r]);
+                    out[r] += dm.x * sums.rows[r] + dm.y * total;
+                } else {
+                    out[r] += sums.rows[r];
+                }
+            }
+        } else {
+            for (var i = 0u; i < 8u; i++) {
+                var q: array<vec4<f32>, ROWS>;
+                for (var r = 0u; r < ROWS; r++) {
+                    q[r] = quad(blocks[r], i);
+                    if (HAS_SCALE) {
+                        let dm = scale_min(blocks[r]);
+                        q[r] = q[r] * dm.x + dm.y;
+                    }
+                }
+                var all: Eight;
+                all.low = x4(((t0 + mine % COLS) * p.groups + g) * 8u + i);
+                if (COLS > 4u && lane.count < 8u) {
+                    all.high = x4(((t0 + mine % COLS + 4u) * p.groups + g) * 8u + i);
+                }
+                for (var c = 0u; c < COLS; c++) {
+                    let v = shared_quad(lane, all, c);
+                    for (var r = 0u; r < ROWS; r++) {
+                        out[r * COLS + c] += dot(q[r], v);
+                    }
+                }
+            }
+        }
+    }
+    var factor = 1.0;
+    if (HAS_NORM) {
+        // Lanes beyond the eighth saw the same values again.
+        let sum = sum_all(lane, select(0.0, squares, lane.index < 8u));
+        factor = 1.0 / sqrt(sum / p.width + p.eps);
+    }
+    for (var c = 0u; c < COLS; c++) {
+        if (t0 + c < n_rows()) {
+            for (var r = 0u; r < ROWS; r += 4u) {
+                let sum = vec4<f32>(
+                    out[r * COLS + c],
+                    out[(r + 1u) * COLS + c],
+                    out[(r + 2u) * COLS + c],
+                    out[(r + 3u) * COLS + c],
+                );
+                put4((t0 + c) * p.pitch, r0 + r, sum * factor);
+            }
+        }
+    }
+}

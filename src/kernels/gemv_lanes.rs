@@ -1,0 +1,73 @@
+//! Matrix times one or a few vectors on CPUs; see `shaders/gemv_lanes.wgsl`. Solves the problems
+//! of [`gemv`](crate::kernels::gemv).
+
+use crate::caps::Caps;
+use crate::dtype::WeightFormat;
+use crate::kernels::gemv::{Gemv, GemvParams, Out};
+use crate::kernels::tuning::{self, LanesShape};
+use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel};
+
+kernel!(
+    GEMV_LANES,
+    "gemv_lanes",
+    GemvParams,
+    [w: Read, scales: Read, x: Read, y: Write, bias: Read, gain: Read],
+    variants
+);
+
+fn variant(shape: LanesShape, problem: &Gemv) -> Variant {
+    let parts = [
+        Part::Step,
+        Part::rows(problem.batch),
+        Part::LaneSubgroup,
+        Part::Weight(problem.format),
+        Part::XStorage,
+        if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
+        problem.out.part(),
+        if problem.bias { Part::BiasVector } else { Part::BiasNone },
+    ];
+    Variant::new(&GEMV_LANES, &parts, &[("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)])
+}
+
+fn variants(caps: &Caps) -> Vec<Variant> {
+    if caps.subgroup.is_none() {
+        return Vec::new();
+    }
+    let mut all = Vec::new();
+    for format in WeightFormat::ALL {
+        for cols in [1, 8] {
+            let shape = LanesShape { rows: 4, cols, wg: 8 };
+            let norm = (cols == 1).then_some(1e-5);
+            for (out, bias, norm, batch) in [
+                (Out::Store, false, None, Rows::Tokens),
+                (Out::Store, false, None, Rows::Outputs),
+                (Out::Store, true, norm, Rows::Tokens),
+                (Out::Add, true, None, Rows::Tokens),
+                (Out::Swiglu, false, norm, Rows::Tokens),
+            ] {
+                let max_batch = cols as usize;
+                let problem = Gemv { format, out, bias, norm, batch, max_batch, ..Gemv::SMALL };
+                all.push(variant(shape, &problem));
+            }
+        }
+    }
+    all
+}
+
+/// The dispatch of `problem` with a given division of work.
+pub fn dispatch(problem: &Gemv, shape: LanesShape) -> Dispatch {
+    Dispatch {
+        variant: variant(shape, problem),
+        params: problem.params().words(),
+        grid: Grid::Layers {
+            groups: (problem.rows as u32).div_ceil(shape.rows * shape.wg),
+            cols: shape.cols,
+        },
+        rows: problem.batch,
+    }
+}
+
+/// On the lanes of a CPU, if the adapter is one and lets them shuffle.
+pub fn select(problem: &Gemv, caps: &Caps) -> Option<Dispatch> {
+    tuning::lanes(caps, problem.max_batch).map(|shape| dispatch(problem, shape))
+}
