@@ -9,6 +9,7 @@ use rig::{Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::graph::reference::Reference;
 use wgllama::graph::{Batch, Graph, Heads, NodeId, Op, Out, Part, Rope, RowOrder, WeightSpec};
+use wgllama::kernels::tuning::Tiling;
 use wgllama::plan::fuse::{self, RULES, Target};
 use wgllama::plan::{PlanOptions, WeightLayout, lower};
 use wgllama::shape::Rows;
@@ -33,10 +34,13 @@ fn residual(bias: bool, linear_first: bool) -> Graph {
 /// All rules, with layouts for the adapter at hand or for the least one.
 fn fuse(graph: &Graph, keep: &[String]) -> Graph {
     let layouts = layouts(graph);
-    fuse::fuse(
-        graph,
-        &Target { keep, layouts: &layouts, norm: true, swiglu: true, attention_groups: 64, pages: 8 },
-    )
+    fuse::fuse(graph, &target(keep, &layouts))
+}
+
+/// Everything that an adapter may be given, for twenty tokens.
+fn target<'a>(keep: &'a [String], layouts: &'a [WeightLayout]) -> Target<'a> {
+    let tiling = Some(Tiling { tokens: 20, groups: 128 });
+    Target { keep, layouts, norm: true, swiglu: true, attention_groups: 64, pages: 8, tiling }
 }
 
 fn layouts(graph: &Graph) -> Vec<WeightLayout> {
@@ -178,10 +182,7 @@ fn a_swiglu_of_shards_that_do_not_alternate_stays() {
     let mut layouts = layouts(&graph);
     let formats = [WeightFormat::F32, WeightFormat::Q8_0];
     layouts[1] = WeightLayout::new(&graph.weights[1], &formats, &Caps::baseline()).unwrap();
-    let fused = fuse::fuse(
-        &graph,
-        &Target { keep: &[], layouts: &layouts, norm: true, swiglu: true, attention_groups: 64, pages: 8 },
-    );
+    let fused = fuse::fuse(&graph, &target(&[], &layouts));
     assert_eq!(count(&fused, |op| *op == Op::SwiGlu), 1);
 }
 
@@ -272,23 +273,79 @@ fn a_kept_attention_is_the_merged_one() {
     assert!(matches!(fused.nodes[fused.find("attn").unwrap().0].op, Op::AttentionMerge { .. }));
 }
 
+/// Linears of many columns and few rows: one that is added, one of gates and ups, one that is
+/// stored, and a short one, which is then added.
+fn long() -> Graph {
+    let wide = 1568;
+    let mut g = Graph::new(Rope::plain(1e4, 2));
+    let table = g.weight(matrix("table", 20, wide)).unwrap();
+    let w = g.weight(matrix("w", wide, wide)).unwrap();
+    let part = |tensor: &str| Part { tensor: tensor.to_string(), rows: 33, order: RowOrder::Stored };
+    let gate_up = WeightSpec {
+        name: "gate_up".into(),
+        rows: 66,
+        cols: wide,
+        parts: vec![part("gate"), part("up")],
+        interleaved: true,
+    };
+    let gate_up = g.weight(gate_up).unwrap();
+    let down = g.weight(matrix("down", 40, 33)).unwrap();
+    let plain = g.weight(matrix("plain", 40, wide)).unwrap();
+    let head = g.weight(matrix("head", 20, 40)).unwrap();
+    let norm = g.vector(vector("norm", 40));
+    let x = g.embed("x", table);
+    let gain = g.vector(vector("gain", wide));
+    let h = g.rms_norm("h", x, gain, 1e-5, Rows::Tokens).unwrap();
+    let h = g.linear("w", h, w, None).unwrap();
+    let x = g.add("sum", x, h).unwrap();
+    let y = g.linear("plain", x, plain, None).unwrap();
+    let h = g.linear("gate_up", x, gate_up, None).unwrap();
+    let h = g.swiglu("act", h).unwrap();
+    let h = g.linear("down", h, down, None).unwrap();
+    let y = g.add("both", h, y).unwrap();
+    let y = g.rms_norm("y", y, norm, 1e-5, Rows::Outputs).unwrap();
+    g.linear("logits", y, head, None).unwrap();
+    g
+}
+
+#[test]
+fn long_columns_are_shared_to_fill_the_adapter() {
+    let graph = long();
+    let layouts = layouts(&graph);
+    let fused = fuse::fuse(&graph, &Target { norm: false, ..target(&[], &layouts) });
+    for (name, expected) in [("sum", Out::Add), ("act", Out::SwiGlu), ("plain", Out::Store)] {
+        let op = &fused.nodes[fused.find(name).unwrap().0].op;
+        // 1568 columns are three times as many as are worth a merge.
+        assert!(matches!(*op, Op::LinearMerge { splits: 3, out } if out == expected), "{name}: {op:?}");
+    }
+    assert_eq!(count(&fused, |op| matches!(op, Op::FusedLinear { .. })), 1, "the short one stays");
+
+    let Some(gpu) = gpu() else { return };
+    let ids: Vec<u32> = (0..20).map(|i| i * 7 % 20).collect();
+    let batch = Batch::sequence(&ids, 0, 0).with_all_outputs();
+    // Each matrix in one shard, and in several.
+    for max_storage_binding in [64 << 20, 1 << 20] {
+        let caps = Caps { max_storage_binding, ..Caps::baseline() };
+        let rig = Rig::new(graph.clone(), WeightFormat::Q8_0, 11);
+        let expected = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap().logits(&batch).unwrap();
+        let options = PlanOptions::new(ids.len(), ids.len(), KvFormat::F32);
+        let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
+        assert_eq!(
+            plan.launches.iter().filter(|l| l.dispatch.variant.kernel().name == "gemm_merge").count(),
+            3
+        );
+        let found = rig.run(&gpu, &caps, &plan, std::slice::from_ref(&batch), 64);
+        assert_close("shared columns", &found, &expected, 2e-4);
+    }
+}
+
 #[test]
 fn inputs_still_come_before_their_users() {
     for (name, rule) in RULES {
         let mut times = 0;
-        for mut graph in [residual(true, true), gated(40, true), normed(), attended()] {
+        for mut graph in [residual(true, true), gated(40, true), normed(), attended(), long()] {
             let layouts = layouts(&graph);
-            while rule(
-                &mut graph,
-                &Target {
-                    keep: &[],
-                    layouts: &layouts,
-                    norm: true,
-                    swiglu: true,
-                    attention_groups: 64,
-                    pages: 8,
-                },
-            ) {
+            while rule(&mut graph, &target(&[], &layouts)) {
                 times += 1;
             }
             for (i, node) in graph.nodes.iter().enumerate() {

@@ -18,6 +18,8 @@ impl Op {
             Self::SwiGlu => "swiglu",
             Self::Add => "add",
             Self::FusedLinear { .. } => "fused_linear",
+            Self::LinearSplit { .. } => "linear_split",
+            Self::LinearMerge { .. } => "linear_merge",
         }
     }
 }
@@ -30,7 +32,10 @@ impl fmt::Display for Graph {
                 write!(f, "{}%{}", if j == 0 { "" } else { ", " }, input.0)?;
             }
             match node.op {
-                Op::Linear { weight, .. } | Op::FusedLinear { weight, .. } | Op::Embed { table: weight } => {
+                Op::Linear { weight, .. }
+                | Op::FusedLinear { weight, .. }
+                | Op::LinearSplit { weight, .. }
+                | Op::Embed { table: weight } => {
                     write!(f, " {}", self.weights[weight.0].name)?;
                 }
                 Op::RmsNorm { weight, .. } => write!(f, " {}", self.vectors[weight.0].name)?,

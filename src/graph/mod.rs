@@ -174,6 +174,29 @@ pub enum Op {
         /// What becomes of the sums.
         out: Out,
     },
+    /// A sum over each of `splits` shares of the columns of W x: made by fusion.
+    LinearSplit {
+        /// W.
+        weight: WeightId,
+        /// Shares of the columns.
+        splits: usize,
+        /// What will become of the sums.
+        out: Out,
+    },
+    /// The linear that the shares make up: made by fusion.
+    LinearMerge {
+        /// Shares of the columns.
+        splits: usize,
+        /// What becomes of the sums.
+        out: Out,
+    },
+}
+
+impl Op {
+    /// Whether the result takes the place of the second input, to which it is added.
+    pub fn adds_in_place(&self) -> bool {
+        matches!(self, Self::FusedLinear { out: Out::Add, .. } | Self::LinearMerge { out: Out::Add, .. })
+    }
 }
 
 /// What becomes of the sums of a fused linear.

@@ -90,7 +90,11 @@ impl<'a> Reference<'a> {
             Op::Attention { layer, heads, scale } => self.attention(layer, heads, scale, inputs[0], batch),
             Op::SwiGlu => inputs[0].chunks_exact(2).map(|p| silu(p[0]) * p[1]).collect(),
             Op::Add => inputs[0].iter().zip(inputs[1]).map(|(a, b)| a + b).collect(),
-            Op::FusedLinear { .. } | Op::AttentionSplit { .. } | Op::AttentionMerge { .. } => {
+            Op::FusedLinear { .. }
+            | Op::LinearSplit { .. }
+            | Op::LinearMerge { .. }
+            | Op::AttentionSplit { .. }
+            | Op::AttentionMerge { .. } => {
                 return Err(Error::shape(&node.name, "a fused operation has no reference of its own"));
             }
         })

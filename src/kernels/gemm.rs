@@ -9,31 +9,43 @@ use crate::shape::{GROUP, padded};
 
 params! {
     /// Params of [`GEMM`].
-    GemmParams { groups: u32, rows: u32, pitch: u32, first: u32, stride: u32 }
+    GemmParams { groups: u32, rows: u32, pitch: u32, first: u32, stride: u32, splits: u32, part: u32 }
 }
 
 kernel!(GEMM, "gemm", GemmParams, [w: Read, scales: Read, x: Read, y: Write, bias: Read], variants);
 
-/// Size of a tile, in 32 tokens and 32 rows.
+/// A square tile of tokens and rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
-    /// Tokens.
-    pub tokens: u32,
-    /// Rows.
-    pub rows: u32,
+    /// Invocations along a side.
+    pub side: u32,
+    /// Tokens and rows of an invocation; a multiple of four.
+    pub each: u32,
+}
+
+impl Tile {
+    /// Tokens, and rows.
+    pub const fn size(self) -> u32 {
+        self.side * self.each
+    }
+
+    /// Invocations.
+    pub const fn invocations(self) -> u32 {
+        self.side * self.side
+    }
 }
 
 fn variant(tile: Tile, problem: &Gemv) -> Variant {
     let parts = [
         Part::Step,
         Part::rows(problem.batch),
-        Part::LaneWorkgroup,
+        Part::LaneTile,
         Part::Weight(problem.format),
         Part::XStorage,
         problem.out.part(),
         if problem.bias { Part::BiasVector } else { Part::BiasNone },
     ];
-    Variant::new(&GEMM, &parts, &[("WG", 64), ("FM", tile.tokens), ("FN", tile.rows)])
+    Variant::new(&GEMM, &parts, &[("WG", tile.invocations()), ("SIDE", tile.side), ("FRAG", tile.each)])
 }
 
 fn variants(_: &Caps) -> Vec<Variant> {
@@ -63,25 +75,31 @@ fn variants(_: &Caps) -> Vec<Variant> {
     all
 }
 
-/// The dispatch of `problem` in tiles of a given size.
-pub fn dispatch(problem: &Gemv, tile: Tile) -> Dispatch {
+/// The dispatch of `problem` in tiles of a given size, its columns shared by `splits`
+/// workgroups. With more than one, y has a part for each, to be merged by
+/// [`gemm_merge`](crate::kernels::gemm_merge).
+pub fn dispatch(problem: &Gemv, tile: Tile, splits: usize) -> Dispatch {
+    let part = padded(problem.outputs);
     let params = GemmParams {
         groups: problem.inputs.div_ceil(GROUP) as u32,
         rows: problem.rows as u32,
-        pitch: padded(problem.outputs) as u32,
+        pitch: (part * splits) as u32,
         first: problem.first as u32,
         stride: problem.stride as u32,
+        splits: splits as u32,
+        part: part as u32,
     };
+    let tiles = params.rows.div_ceil(tile.size());
     Dispatch {
         variant: variant(tile, problem),
         params: params.words(),
-        grid: Grid::Layers { groups: (problem.rows as u32).div_ceil(32 * tile.rows), cols: 32 * tile.tokens },
+        grid: Grid::Layers { groups: tiles * params.splits, cols: tile.size() },
         rows: problem.batch,
     }
 }
 
 /// In tiles, if the adapter and the batch are for it.
-pub fn select(problem: &Gemv, caps: &Caps) -> Option<Dispatch> {
-    let tile = tuning::gemm(caps, problem.max_batch, problem.rows)?;
-    problem.norm.is_none().then(|| dispatch(problem, tile))
+pub fn select(problem: &Gemv, splits: usize, caps: &Caps) -> Option<Dispatch> {
+    let tile = tuning::tiling(caps, problem.max_batch)?.tile(problem.rows, splits);
+    problem.norm.is_none().then(|| dispatch(problem, tile, splits))
 }

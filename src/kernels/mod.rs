@@ -7,6 +7,7 @@ pub mod attention;
 pub mod attention_merge;
 pub mod embed;
 pub mod gemm;
+pub mod gemm_merge;
 pub mod gemv;
 pub mod gemv_lanes;
 pub mod link;
@@ -163,12 +164,13 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 14] = [
+pub static KERNELS: [&KernelDecl; 15] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
     &gemv_lanes::GEMV_LANES,
     &gemm::GEMM,
+    &gemm_merge::GEMM_MERGE,
     &rope_kv::ROPE_KV,
     &attention::ATTENTION,
     &attention_merge::ATTENTION_MERGE,

@@ -64,20 +64,55 @@ pub fn lanes(caps: &Caps, tokens: usize) -> Option<LanesShape> {
     (caps.kind == AdapterKind::Cpu && caps.subgroup.is_some()).then_some(shape)
 }
 
-/// Sizes of tiles of a matrix product.
-pub const TILES: [Tile; 2] = [Tile { tokens: 2, rows: 2 }, Tile { tokens: 1, rows: 1 }];
+/// Sizes of tiles of a matrix product. Large tiles reuse more; but few of them leave an adapter
+/// idle.
+pub const TILES: [Tile; 3] =
+    [Tile { side: 16, each: 8 }, Tile { side: 8, each: 8 }, Tile { side: 8, each: 4 }];
 
-/// The tile for batches of up to `tokens` tokens and `rows` rows; none where a mat-vec with
-/// several columns is better: for a few tokens, and on software adapters, where workgroup
-/// memory costs as much as any other.
-pub fn gemm(caps: &Caps, tokens: usize, rows: usize) -> Option<Tile> {
-    if tokens < 16 || caps.kind == AdapterKind::Cpu {
-        return None;
+/// How matrix products over many tokens divide their work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tiling {
+    /// Tokens.
+    pub tokens: usize,
+    /// Workgroups that keep the adapter busy.
+    pub groups: usize,
+}
+
+/// Columns that a workgroup should have for itself, so that what it costs to merge shares (the
+/// traffic of eight bytes a sum, and a launch) stays small.
+const LEAST_COLUMNS: usize = 512;
+
+impl Tiling {
+    fn tiles(self, tile: Tile, rows: usize) -> usize {
+        self.tokens.div_ceil(tile.size() as usize) * rows.div_ceil(tile.size() as usize)
     }
-    // Large tiles reuse more; but few of them leave an adapter idle.
-    let [large, small] = TILES;
-    let tiles = |t: Tile| tokens.div_ceil(32 * t.tokens as usize) * rows.div_ceil(32 * t.rows as usize);
-    Some(if tiles(large) >= 64 { large } else { small })
+
+    /// The tile for a matrix of `rows` rows whose columns are shared by `splits` workgroups:
+    /// the largest of which there are enough.
+    pub fn tile(self, rows: usize, splits: usize) -> Tile {
+        let [_, middle, small] = TILES;
+        let least = if splits > 1 { middle } else { small };
+        TILES.into_iter().find(|tile| self.tiles(*tile, rows) >= self.groups).unwrap_or(least)
+    }
+
+    /// Workgroups that should share the columns: more than one where there are too few tiles
+    /// of middle size, but long columns. The small tile multiplies no more than half as fast.
+    pub fn splits(self, rows: usize, columns: usize) -> usize {
+        let wanted = self.groups.div_ceil(self.tiles(TILES[1], rows).max(1));
+        wanted.min(columns / LEAST_COLUMNS).max(1)
+    }
+}
+
+/// The tiling for batches of up to `tokens` tokens; none where a mat-vec with several columns
+/// is better: for a few tokens, and on software adapters, where workgroup memory costs as much
+/// as any other. No API tells how many cores there are.
+pub fn tiling(caps: &Caps, tokens: usize) -> Option<Tiling> {
+    match caps.kind {
+        AdapterKind::Cpu => None,
+        _ if tokens < 16 => None,
+        AdapterKind::Integrated => Some(Tiling { tokens, groups: 64 }),
+        _ => Some(Tiling { tokens, groups: 128 }),
+    }
 }
 
 /// Whether normalisation goes into the mat-vec that follows: on a GPU a launch and the wait

@@ -15,6 +15,7 @@ pub enum Part {
     LaneSubgroup,
     LaneWorkgroup,
     LaneWorkgroupSubgroup,
+    LaneTile,
     Weight(WeightFormat),
     XStorage,
     XUniform,
@@ -48,6 +49,7 @@ impl Part {
             Self::LaneSubgroup,
             Self::LaneWorkgroup,
             Self::LaneWorkgroupSubgroup,
+            Self::LaneTile,
             Self::XStorage,
             Self::XUniform,
             Self::OutStore,
@@ -76,6 +78,7 @@ impl Part {
             Self::LaneSubgroup => part!("lane_subgroup"),
             Self::LaneWorkgroup => part!("lane_workgroup"),
             Self::LaneWorkgroupSubgroup => part!("lane_workgroup_subgroup"),
+            Self::LaneTile => part!("lane_tile"),
             Self::Weight(WeightFormat::F32) => part!("weight_f32"),
             Self::Weight(WeightFormat::F16) => part!("weight_f16"),
             Self::Weight(WeightFormat::BF16) => part!("weight_bf16"),
@@ -105,6 +108,7 @@ impl Part {
     fn label(self) -> Option<&'static str> {
         match self {
             Self::Step
+            | Self::LaneTile
             | Self::XStorage
             | Self::OutStore
             | Self::NormNone

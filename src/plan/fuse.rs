@@ -2,8 +2,10 @@
 //! run of the graph that it started from.
 
 use crate::graph::{Graph, Node, NodeId, Op, Out, VectorId, WeightId};
-use crate::kernels::attention;
+use crate::kernels::tuning::Tiling;
+use crate::kernels::{attention, gemm_merge};
 use crate::plan::WeightLayout;
+use crate::plan::lower::sums_of;
 use crate::shape::Rows;
 
 /// What the rules are to respect.
@@ -21,17 +23,20 @@ pub struct Target<'a> {
     pub attention_groups: usize,
     /// Pages that a sequence may have.
     pub pages: usize,
+    /// How products over many tokens divide their work, if they do it in tiles.
+    pub tiling: Option<Tiling>,
 }
 
 /// A rule: changes the graph where it applies first, and says whether it did.
 pub type Rule = fn(&mut Graph, &Target<'_>) -> bool;
 
 /// All rules with their names, in the order of application.
-pub const RULES: [(&str, Rule); 4] = [
+pub const RULES: [(&str, Rule); 5] = [
     ("split_attention", split_attention),
     ("swiglu_into_linear", swiglu_into_linear),
     ("residual_into_linear", residual_into_linear),
     ("norm_into_linear", norm_into_linear),
+    ("split_linear", split_linear),
 ];
 
 /// Applies each rule for as long as it finds a place.
@@ -162,10 +167,35 @@ fn split_attention(graph: &mut Graph, target: &Target<'_>) -> bool {
         node.op = Op::AttentionSplit { layer, heads, scale, splits };
         node.name.push_str(".parts");
         node.width = heads.heads * splits * attention::part_values(heads.head_dim);
-        for input in graph.nodes.iter_mut().flat_map(|n| &mut n.inputs).filter(|input| input.0 >= at) {
-            input.0 += 1;
+        insert(graph, NodeId(at + 1), merge);
+        return true;
+    }
+    false
+}
+
+/// The columns of a linear are shared by several workgroups for the same tile, and the sums
+/// merged, where the tiles alone would leave the adapter idle. The merged result keeps the
+/// name. One with a bias stays: no model that is known has both few rows and a bias.
+fn split_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
+    for at in 0..graph.nodes.len() {
+        let node = &graph.nodes[at];
+        let plain = |l: &Linear| l.bias.is_none() && l.norm.is_none() && node.rows == Rows::Tokens;
+        let Some((linear, tiling)) = Linear::of(node).filter(plain).zip(target.tiling) else { continue };
+        let spec = &graph.weights[linear.weight.0];
+        let splits = tiling.splits(spec.rows, spec.cols);
+        if splits < 2 {
+            continue;
         }
-        graph.nodes.insert(at + 1, merge);
+        let (weight, out) = (linear.weight, linear.out);
+        let residual = node.inputs.get(1).copied();
+        let inputs = std::iter::once(NodeId(at)).chain(residual).collect();
+        let merge = Node { op: Op::LinearMerge { splits, out }, inputs, ..node.clone() };
+        let node = &mut graph.nodes[at];
+        node.op = Op::LinearSplit { weight, splits, out };
+        node.inputs.truncate(1);
+        node.name.push_str(".parts");
+        node.width = splits * gemm_merge::part_values(node.width, sums_of(out));
+        insert(graph, NodeId(at + 1), merge);
         return true;
     }
     false
@@ -190,8 +220,15 @@ fn kept(graph: &Graph, target: &Target<'_>, id: NodeId) -> bool {
 
 /// Whether a sum in place, before `node`, overwrites `x`: what reads x can't move past that.
 fn overwritten_before(graph: &Graph, x: NodeId, node: NodeId) -> bool {
-    let in_place = |op: &Op| matches!(op, Op::FusedLinear { out: Out::Add, .. });
-    graph.nodes[..node.0].iter().any(|n| in_place(&n.op) && n.inputs.get(1) == Some(&x))
+    graph.nodes[..node.0].iter().any(|n| n.op.adds_in_place() && n.inputs.get(1) == Some(&x))
+}
+
+/// Puts in a node that takes over the users of the one before it.
+fn insert(graph: &mut Graph, id: NodeId, node: Node) {
+    for input in graph.nodes.iter_mut().flat_map(|n| &mut n.inputs).filter(|input| input.0 + 1 >= id.0) {
+        input.0 += 1;
+    }
+    graph.nodes.insert(id.0, node);
 }
 
 /// Takes a node that nobody uses out of the graph.

@@ -4,8 +4,8 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
 use crate::kernels::{
-    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemv, gemv_lanes, rms_norm, rope_kv,
-    sample, sample_scan, swiglu, tuning,
+    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemm_merge, gemv, gemv_lanes,
+    rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, fuse};
@@ -27,6 +27,7 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         swiglu: tuning::swiglu_epilogue(caps, options.max_tokens),
         attention_groups: tuning::attention_groups(caps, options.max_tokens),
         pages: options.context.div_ceil(PAGE),
+        tiling: tuning::tiling(caps, options.max_tokens),
     };
     let graph = &if options.fuse { fuse::fuse(graph, &target) } else { graph.clone() };
     let capacity = |rows| match rows {
@@ -136,8 +137,13 @@ impl Lowering<'_> {
                 let bindings = vec![input(0), Resource::Vector(weight), out];
                 self.push(i, rms_norm::select(&problem, caps), bindings, 0);
             }
-            Op::Linear { weight, bias } => self.linear(i, weight, bias, None, Out::Store),
-            Op::FusedLinear { weight, bias, norm, out } => self.linear(i, weight, bias, norm, out),
+            Op::Linear { weight, bias } => self.linear(i, weight, bias, None, Out::Store, 1),
+            Op::FusedLinear { weight, bias, norm, out } => self.linear(i, weight, bias, norm, out, 1),
+            Op::LinearSplit { weight, splits, out } => self.linear(i, weight, None, None, out, splits),
+            Op::LinearMerge { splits, out } => {
+                let dispatch = gemm_merge::select(node.width, sums_of(out), splits, caps);
+                self.push(i, dispatch, vec![input(0), self.slot(i)], 0);
+            }
             Op::RopeKv { layer, heads, rotated } => {
                 let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
                 let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, kv };
@@ -224,6 +230,7 @@ impl Lowering<'_> {
         bias: Option<VectorId>,
         norm: Option<(VectorId, f32)>,
         out: Out,
+        splits: usize,
     ) {
         let node = &self.graph.nodes[i];
         let spec = &self.graph.weights[weight.0];
@@ -237,21 +244,17 @@ impl Lowering<'_> {
             let problem = gemv::Gemv {
                 format: s.planes.format,
                 inputs: spec.cols,
-                outputs: node.width,
+                outputs: node.width / splits,
                 rows: rows_to_compute(s, spec.rows, out),
                 first: s.first,
                 stride: s.stride,
-                out: match out {
-                    Out::Store => gemv::Out::Store,
-                    Out::Add => gemv::Out::Add,
-                    Out::SwiGlu => gemv::Out::Swiglu,
-                },
+                out: if splits > 1 { gemv::Out::Store } else { sums_of(out) },
                 norm: norm.map(|(_, eps)| eps),
                 bias: bias.is_some(),
                 batch: node.rows,
                 max_batch,
             };
-            let tiled = gemm::select(&problem, self.caps);
+            let tiled = gemm::select(&problem, splits, self.caps);
             let dispatch = tiled
                 .or_else(|| gemv_lanes::select(&problem, self.caps))
                 .unwrap_or_else(|| gemv::select(&problem, self.caps));
@@ -276,6 +279,15 @@ impl Lowering<'_> {
             let bytes = s.planes.quant_bytes + s.planes.scale_bytes;
             self.push(i, dispatch, bindings, bytes);
         }
+    }
+}
+
+/// What a kernel is to do with the sums of a linear.
+pub(super) fn sums_of(out: Out) -> gemv::Out {
+    match out {
+        Out::Store => gemv::Out::Store,
+        Out::Add => gemv::Out::Add,
+        Out::SwiGlu => gemv::Out::Swiglu,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Buffers for activations: each node's result gets a slot from its launch to its last use,
 //! and slots are used again. One buffer a slot, since a graphics API tracks usage per buffer.
 
-use crate::graph::{Graph, NodeId, Op, Out};
+use crate::graph::{Graph, NodeId};
 use crate::plan::SlotId;
 
 /// The slot of each node, and the size of each slot in floats.
@@ -15,10 +15,8 @@ pub struct Memory {
 
 /// The input whose slot the node's result takes, because it is computed in place.
 fn in_place(graph: &Graph, node: usize) -> Option<NodeId> {
-    match graph.nodes[node].op {
-        Op::FusedLinear { out: Out::Add, .. } => graph.nodes[node].inputs.get(1).copied(),
-        _ => None,
-    }
+    let node = &graph.nodes[node];
+    node.inputs.get(1).copied().filter(|_| node.op.adds_in_place())
 }
 
 /// Assigns slots. `size` is what a node's result needs, in floats; results of nodes for which
@@ -83,6 +81,7 @@ mod tests {
 
     use super::*;
     use crate::graph::{Part, Rope, RowOrder, VectorSpec, WeightSpec};
+    use crate::kernels::tuning::Tiling;
     use crate::plan::fuse::{Target, fuse};
     use crate::shape::Rows;
 
@@ -145,7 +144,7 @@ mod tests {
             let keep: Vec<String> =
                 kept.iter().filter_map(|&k| graph.nodes.get(k)).map(|n| n.name.clone()).collect();
             check(&graph, &keep);
-            check(&fuse(&graph, &Target { keep: &keep, layouts: &[], norm: true, swiglu: true, attention_groups: 64, pages: 8 }), &keep);
+            check(&fuse(&graph, &Target { keep: &keep, layouts: &[], norm: true, swiglu: true, attention_groups: 64, pages: 8, tiling: Some(Tiling { tokens: 64, groups: 128 }) }), &keep);
         }
     }
 
