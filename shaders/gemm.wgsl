@@ -84,26 +84,26 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
 
     // sums[m FOURS + n]: token down + m SIDE, rows 4 (across + n SIDE) .. + 3.
     var sums: array<vec4<f32>, FRAG * FOURS>;
-    for (var g = split * share; g < end; g++) {
-        for (var half = 0u; half < 2u; half++) {
-            // First the rows of the tile, then its tokens, in four strides.
-            for (var i = lane.index; i < 2u * TILE; i += WG) {
-                if (i < TILE) {
-                    bring_row(block(min(row0 + row_of(i), p.rows - 1u) * p.groups + g), i, half);
-                } else {
-                    for (var j = 0u; j < 4u; j++) {
-                        let line = (i - TILE) / 4u + j * LINES;
-                        // Tokens beyond the batch repeat its last; nothing of them is written.
-                        let t = min(token0 + line, last_token);
-                        let quad = i % 4u;
-                        tokens[place(line, quad)] = x4((t * p.groups + g) * 8u + half * 4u + quad);
-                    }
+    for (var at = split * share * 2u; at < end * 2u; at++) {
+        let g = at / 2u;
+        let half = at % 2u;
+        // First the rows of the tile, then its tokens, in four strides.
+        for (var i = lane.index; i < 2u * TILE; i += WG) {
+            if (i < TILE) {
+                bring_row(block(min(row0 + row_of(i), p.rows - 1u) * p.groups + g), i, half);
+            } else {
+                for (var j = 0u; j < 4u; j++) {
+                    let line = (i - TILE) / 4u + j * LINES;
+                    // Tokens beyond the batch repeat its last; nothing of them is written.
+                    let t = min(token0 + line, last_token);
+                    let quad = i % 4u;
+                    tokens[place(line, quad)] = x4(t * p.groups * 8u + at * 4u + quad);
                 }
             }
-            workgroupBarrier();
-            multiply(&sums, down, across);
-            workgroupBarrier();
         }
+        workgroupBarrier();
+        multiply(&sums, down, across);
+        workgroupBarrier();
     }
     for (var m = 0u; m < FRAG; m++) {
         let t = token0 + down + m * SIDE;

@@ -13,10 +13,7 @@ fn block(g: u32) -> Block { return Block(w[g], scales[g]); }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    if (i < 4u) {
-        return vec4<f32>(unpack4xU8(b.q[i] & 0x0f0f0f0fu));
-    }
-    return vec4<f32>(unpack4xU8((b.q[i - 4u] >> 4u) & 0x0f0f0f0fu));
+    return vec4<f32>(unpack4xU8((b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu));
 }
 
 fn scale_min(b: Block) -> vec2<f32> { return unpack2x16float(b.dm); }

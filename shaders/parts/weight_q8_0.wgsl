@@ -17,10 +17,7 @@ fn block(g: u32) -> Block {
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    if (i < 4u) {
-        return vec4<f32>(unpack4xU8(b.low[i]));
-    }
-    return vec4<f32>(unpack4xU8(b.high[i - 4u]));
+    return vec4<f32>(unpack4xU8(select(b.high, b.low, i < 4u)[i % 4u]));
 }
 
 fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(b.d, -128.0 * b.d); }
