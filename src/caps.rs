@@ -53,6 +53,9 @@ pub struct Caps {
     pub subgroup: Option<(u32, u32)>,
     /// Whether shaders may use f16 values.
     pub shader_f16: bool,
+    /// Side of the square matrices that a subgroup multiplies at once, f16 with sums in f32,
+    /// where it can.
+    pub coop: Option<u32>,
     /// Whether passes can be timed on the device.
     pub timestamps: bool,
 }
@@ -71,6 +74,7 @@ impl Caps {
             max_groups: 65_535,
             subgroup: None,
             shader_f16: false,
+            coop: None,
             timestamps: false,
         }
     }
@@ -102,18 +106,19 @@ impl Caps {
             max_groups: 65_535,
             subgroup: Some(subgroup),
             shader_f16: true,
+            coop: None,
             timestamps: true,
         }
     }
 
     /// A discrete NVIDIA card.
     pub const fn nvidia() -> Self {
-        Self::gpu(AdapterKind::Discrete, (32, 32), 48 << 10)
+        Self { coop: Some(16), ..Self::gpu(AdapterKind::Discrete, (32, 32), 48 << 10) }
     }
 
-    /// A discrete AMD card of the RDNA generations.
+    /// A discrete AMD card of the third RDNA generation.
     pub const fn amd() -> Self {
-        Self::gpu(AdapterKind::Discrete, (32, 64), 64 << 10)
+        Self { coop: Some(16), ..Self::gpu(AdapterKind::Discrete, (32, 64), 64 << 10) }
     }
 
     /// An Intel GPU.
@@ -123,7 +128,7 @@ impl Caps {
 
     /// An Apple GPU; Metal does not report one subgroup size.
     pub const fn apple() -> Self {
-        Self::gpu(AdapterKind::Integrated, (4, 64), 32 << 10)
+        Self { coop: Some(8), ..Self::gpu(AdapterKind::Integrated, (4, 64), 32 << 10) }
     }
 
     /// All presets with their names.

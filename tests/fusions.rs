@@ -81,7 +81,7 @@ fn equals_the_reference(what: &str, graph: Graph, caps: &Caps, variant: &str) {
 /// What the fused kernels are chosen for: teams of threads, of subgroups and of workgroups.
 fn adapters() -> [Caps; 3] {
     let limits = |caps: Caps| Caps { max_storage_binding: 128 << 20, ..caps };
-    [limits(Caps::lavapipe()), limits(Caps::nvidia()), Caps::baseline()]
+    [limits(Caps::lavapipe()), limits(Caps { coop: None, ..Caps::nvidia() }), Caps::baseline()]
 }
 
 #[test]

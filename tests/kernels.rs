@@ -11,11 +11,11 @@ use support::{assert_close, gpu};
 use wgllama::caps::AdapterKind;
 use wgllama::graph::reference::Reference;
 use wgllama::graph::{Batch, Graph, Heads, Rope, Token};
-use wgllama::kernels::gemm;
 use wgllama::kernels::gemv::{self, Gemv};
 use wgllama::kernels::gemv_lanes;
 use wgllama::kernels::tuning::{GemvShape, TILES};
 use wgllama::kernels::{Dispatch, Part};
+use wgllama::kernels::{KernelDecl, Variant, gemm, gemm_coop, link::link, tuning};
 use wgllama::plan::{PlanOptions, lower};
 use wgllama::shape::Rows;
 use wgllama::{Caps, Context, KvFormat, WeightFormat};
@@ -27,6 +27,7 @@ fn runnable(gpu: &Context) -> Vec<(&'static str, Caps)> {
     for (_, caps) in &mut all {
         caps.max_storage_binding = caps.max_storage_binding.min(gpu.caps().max_storage_binding);
         caps.max_buffer = caps.max_buffer.min(gpu.caps().max_buffer);
+        caps.coop = caps.coop.and(gpu.caps().coop);
     }
     all
 }
@@ -141,7 +142,64 @@ fn gemv_of_lanes_equals_the_reference() {
                 let found = run_rows(&rig, &gpu, &plan, &batch);
                 assert_close(&format!("{format}, k {k}, {tokens} tokens"), &found, &expected, SUM_TOLERANCE);
             }
+/// Error that sums may have whose terms are rounded to halves on both sides.
+const HALF_TOLERANCE: f32 = 4e-3;
+
+/// A problem whose tiles are full in no direction, with activations of order `scale`, run by
+/// `dispatch` and by the reference.
+fn coop_equals_the_reference(
+    gpu: &Context,
+    (format, k, bias, scale): (WeightFormat, usize, bool, f32),
+    dispatch: impl Fn(&Gemv) -> Dispatch,
+) {
+    let rig = Rig::scaled(linear_graph(k, 70, bias), format, k as u64, scale);
+    let plan = with_dispatch(&rig, gpu.caps(), 70, bias, &dispatch);
+    let batch = batch(70, 11, 1);
+    let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+    let expected = reference.logits(&batch).unwrap();
+    let found = run_rows(&rig, gpu, &plan, &batch);
+    assert_close(&format!("{format}, scale {scale}"), &found, &expected, HALF_TOLERANCE * scale);
+}
+
+/// Activations of order 1, and such as exceed what a half holds.
+const COOP_CASES: [(WeightFormat, usize, bool, f32); 2] =
+    [(WeightFormat::F32, 70, true, 1.0), (WeightFormat::Q8_0, 96, false, 1e5)];
+
+#[test]
+fn gemm_of_cooperative_matrices_equals_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let Some(side) = gpu.caps().coop else {
+        eprintln!("skipped: the adapter has no cooperative matrices");
+        return;
+    };
+    // Workgroups of one subgroup or more than four, too: right, if slow.
+    for wg in [32, tuning::coop_invocations(gpu.caps(), side), 256] {
+        for case in COOP_CASES {
+            coop_equals_the_reference(&gpu, case, |p| gemm_coop::dispatch(p, 1, side, wg));
         }
+    }
+}
+
+/// The kernel with sums of invocations in the place of matrices: all of it but the matrices is
+/// tested on any adapter with f16.
+#[test]
+fn gemm_of_emulated_matrices_equals_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    if !gpu.caps().shader_f16 || gpu.caps().subgroup.is_none() {
+        eprintln!("skipped: the adapter has no f16, or no subgroups");
+        return;
+    }
+    // On subgroups of eight: in two turns, and with subgroups to spare.
+    for (wg, case) in [16, 64].into_iter().zip(COOP_CASES) {
+        coop_equals_the_reference(&gpu, case, |p| {
+            let real = gemm_coop::dispatch(p, 1, 16, wg);
+            let emulated = include_str!("support/coop_emulated.wgsl");
+            let source = link(&real.variant).source.replace(Part::Coop16.source().1, emulated);
+            assert!(!source.contains("coop_mat"));
+            let source = source.replace("enable wgpu_cooperative_matrix;", "");
+            let decl = KernelDecl { name: "emulated", source: source.leak(), ..*real.variant.kernel() };
+            Dispatch { variant: Variant::new(Box::leak(Box::new(decl)), &[], &[]), ..real }
+        });
     }
 }
 
@@ -314,7 +372,8 @@ fn split_attention_equals_the_reference() {
     // The GPU presets split; what they assume of subgroups does not matter here.
     let subgroup = gpu.caps().subgroup;
     let limits = (gpu.caps().max_storage_binding, gpu.caps().max_buffer);
-    let caps = Caps { subgroup, max_storage_binding: limits.0, max_buffer: limits.1, ..Caps::nvidia() };
+    let coop = gpu.caps().coop;
+    let caps = Caps { subgroup, coop, max_storage_binding: limits.0, max_buffer: limits.1, ..Caps::nvidia() };
     for (heads, kv_heads, head_dim, context) in [(9, 3, 64, 160), (6, 2, 10, 700), (40, 40, 8, 700)] {
         let rig = Rig::new(attention_graph(Heads { heads, kv_heads, head_dim }, 8), WeightFormat::F32, 7);
         let mut options = PlanOptions::new(2, 2, KvFormat::F32);

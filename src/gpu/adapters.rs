@@ -34,8 +34,38 @@ fn kind(device_type: wgpu::DeviceType) -> AdapterKind {
     }
 }
 
-/// Capabilities under `limits` and `features`.
-pub(super) fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
+/// What cooperative matrices need: f16 in shaders, and the numbers of subgroups.
+const COOP: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SUBGROUP);
+
+/// Side of the largest square cooperative matrices that the kernels know.
+fn coop(adapter: &wgpu::Adapter) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let offered = adapter.cooperative_matrix_properties();
+    let square = |side: u32| {
+        let fits = |p: &wgpu::CooperativeMatrixProperties| {
+            [p.m_size, p.n_size, p.k_size] == [side; 3] && p.ab_type == F16 && p.cr_type == F32
+        };
+        offered.iter().any(fits)
+    };
+    [16, 8].into_iter().find(|side| square(*side))
+}
+
+/// The features to open `adapter` with.
+pub(super) fn features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let wanted = wgpu::Features::SUBGROUP
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::TIMESTAMP_QUERY
+        | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+    let offered = adapter.features();
+    let coop = if offered.contains(COOP) && coop(adapter).is_some() { COOP } else { wgpu::Features::empty() };
+    offered & wanted | coop
+}
+
+/// Capabilities of `adapter` under `limits` and `features`.
+pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
+    let info = adapter.get_info();
     let subgroup = features.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size > 0;
     Caps {
         kind: kind(info.device_type),
@@ -49,6 +79,7 @@ pub(super) fn caps(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wg
         max_groups: limits.max_compute_workgroups_per_dimension,
         subgroup: subgroup.then_some((info.subgroup_min_size, info.subgroup_max_size)),
         shader_f16: features.contains(wgpu::Features::SHADER_F16),
+        coop: if features.contains(COOP) { coop(adapter) } else { None },
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
     }
 }
@@ -86,7 +117,7 @@ pub(super) async fn find() -> Vec<Found> {
             name: info.name.clone(),
             backend: format!("{:?}", info.backend).to_lowercase(),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
-            caps: caps(&info, &adapter.limits(), adapter.features()),
+            caps: caps(&adapter, &adapter.limits(), features(&adapter)),
         },
         adapter,
     };

@@ -48,6 +48,23 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Permission to use what wgpu calls experimental, if `features` has any of it.
+fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        allowed()
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    }
+}
+
+#[expect(unsafe_code, reason = "cooperative matrices, which wgpu may not yet validate in full")]
+fn allowed() -> wgpu::ExperimentalFeatures {
+    // SAFETY: only cooperative matrices are asked for, and only one kernel of ours uses them. It
+    // reads and writes workgroup memory inside of its arrays, in control flow that is uniform
+    // in a subgroup, as what such matrices need; tests check its indices with sums of its own.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}
+
 impl Context {
     /// Opens a device, waiting for it.
     pub fn new(options: &ContextOptions) -> Result<Self> {
@@ -58,27 +75,23 @@ impl Context {
     pub async fn open(options: &ContextOptions) -> Result<Self> {
         let found = adapters::choose(adapters::find().await, options.device.as_deref())?;
         let (adapter, mut report) = (found.adapter, found.report);
-        let wanted = wgpu::Features::SUBGROUP
-            | wgpu::Features::SHADER_F16
-            | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
         let (features, limits) = if options.baseline {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
-            (adapter.features() & wanted, adapter.limits())
+            (adapters::features(&adapter), adapter.limits())
         };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("wgllama"),
                 required_features: features,
                 required_limits: limits.clone(),
-                experimental_features: wgpu::ExperimentalFeatures::disabled(),
+                experimental_features: experimental(features),
                 memory_hints: wgpu::MemoryHints::Performance,
                 trace: wgpu::Trace::Off,
             })
             .await
             .map_err(|e| Error::Gpu { message: format!("{}: {e}", report.name) })?;
-        report.caps = adapters::caps(&adapter.get_info(), &limits, features);
+        report.caps = adapters::caps(&adapter, &limits, features);
         report.caps.kind = options.treat_as.unwrap_or(report.caps.kind);
         log::info!("adapter {} ({}, {})", report.name, report.backend, report.driver);
 

@@ -48,39 +48,40 @@ fn variant(tile: Tile, problem: &Gemv) -> Variant {
     Variant::new(&GEMM, &parts, &[("WG", tile.invocations()), ("SIDE", tile.side), ("FRAG", tile.each)])
 }
 
-fn variants(_: &Caps) -> Vec<Variant> {
+/// Problems of every kind that makes another variant.
+pub(super) fn problems() -> Vec<Gemv> {
     let mut all = Vec::new();
     for format in WeightFormat::ALL {
-        for tile in tuning::TILES {
-            for out in [Out::Store, Out::Add, Out::Swiglu] {
-                for (bias, batch) in [(false, Rows::Tokens), (true, Rows::Tokens), (false, Rows::Outputs)] {
-                    let problem = Gemv {
-                        format,
-                        inputs: 64,
-                        outputs: 64,
-                        rows: 64,
-                        first: 0,
-                        stride: 1,
-                        out,
-                        norm: None,
-                        bias,
-                        batch,
-                        max_batch: 64,
-                    };
-                    all.push(variant(tile, &problem));
-                }
+        for out in [Out::Store, Out::Add, Out::Swiglu] {
+            for (bias, batch) in [(false, Rows::Tokens), (true, Rows::Tokens), (false, Rows::Outputs)] {
+                all.push(Gemv {
+                    format,
+                    inputs: 64,
+                    outputs: 64,
+                    rows: 64,
+                    first: 0,
+                    stride: 1,
+                    out,
+                    norm: None,
+                    bias,
+                    batch,
+                    max_batch: 64,
+                });
             }
         }
     }
     all
 }
 
-/// The dispatch of `problem` in tiles of a given size, its columns shared by `splits`
-/// workgroups. With more than one, y has a part for each, to be merged by
-/// [`gemm_merge`](crate::kernels::gemm_merge).
-pub fn dispatch(problem: &Gemv, tile: Tile, splits: usize) -> Dispatch {
+fn variants(_: &Caps) -> Vec<Variant> {
+    problems().iter().flat_map(|p| tuning::TILES.map(|tile| variant(tile, p))).collect()
+}
+
+/// What a tiled product is told, its columns shared by `splits` workgroups. With more than one,
+/// y has a part for each, to be merged by [`gemm_merge`](crate::kernels::gemm_merge).
+pub(super) fn params(problem: &Gemv, splits: usize) -> GemmParams {
     let part = padded(problem.outputs);
-    let params = GemmParams {
+    GemmParams {
         groups: problem.inputs.div_ceil(GROUP) as u32,
         rows: problem.rows as u32,
         pitch: (part * splits) as u32,
@@ -88,7 +89,13 @@ pub fn dispatch(problem: &Gemv, tile: Tile, splits: usize) -> Dispatch {
         stride: problem.stride as u32,
         splits: splits as u32,
         part: part as u32,
-    };
+    }
+}
+
+/// The dispatch of `problem` in tiles of a given size, its columns shared by `splits`
+/// workgroups.
+pub fn dispatch(problem: &Gemv, tile: Tile, splits: usize) -> Dispatch {
+    let params = params(problem, splits);
     let tiles = params.rows.div_ceil(tile.size());
     Dispatch {
         variant: variant(tile, problem),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::kernels::Variant;
+use crate::kernels::{Part, Variant};
 
 /// A linked module, and which file each of its lines comes from.
 #[derive(Debug, Clone)]
@@ -38,9 +38,12 @@ impl Linked {
 /// Links `variant`.
 pub fn link(variant: &Variant) -> Linked {
     let decl = variant.kernel();
+    // Writing to a String can't fail.
     let mut header = format!("// {variant}\n");
+    for extension in variant.parts().flat_map(Part::enables) {
+        let _ = writeln!(header, "enable {extension};");
+    }
     for (name, value) in variant.numbers() {
-        // Writing to a String can't fail.
         let _ = writeln!(header, "const {name}: u32 = {value}u;");
     }
     let mut linked = Linked { source: String::new(), files: Vec::new() };

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod attention_merge;
 pub mod embed;
 pub mod gemm;
+pub mod gemm_coop;
 pub mod gemm_merge;
 pub mod gemv;
 pub mod gemv_lanes;
@@ -164,12 +165,13 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 15] = [
+pub static KERNELS: [&KernelDecl; 16] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
     &gemv_lanes::GEMV_LANES,
     &gemm::GEMM,
+    &gemm_coop::GEMM_COOP,
     &gemm_merge::GEMM_MERGE,
     &rope_kv::ROPE_KV,
     &attention::ATTENTION,

@@ -115,6 +115,14 @@ pub fn tiling(caps: &Caps, tokens: usize) -> Option<Tiling> {
     }
 }
 
+/// Invocations of a workgroup that multiplies cooperative matrices of `side`: four subgroups. A
+/// wrong guess of their size costs time only. Apple's have 32 invocations, whatever Metal
+/// reports; where there is a choice, as on AMD, Mesa takes the larger one.
+pub fn coop_invocations(caps: &Caps, side: u32) -> u32 {
+    let lanes = caps.subgroup.map_or(32, |(_, most)| most);
+    4 * if side == 8 { 32 } else { lanes.clamp(16, 64) }
+}
+
 /// Whether normalisation goes into the mat-vec that follows: on a GPU a launch and the wait
 /// between two should cost more than squares that teams sum on the side. With several columns
 /// every team would do it for each of them; on lavapipe it does not pay (docs/REJECTED.md).

@@ -16,6 +16,9 @@ pub enum Part {
     LaneWorkgroup,
     LaneWorkgroupSubgroup,
     LaneTile,
+    LaneTileSubgroup,
+    Coop8,
+    Coop16,
     Weight(WeightFormat),
     XStorage,
     XUniform,
@@ -50,6 +53,9 @@ impl Part {
             Self::LaneWorkgroup,
             Self::LaneWorkgroupSubgroup,
             Self::LaneTile,
+            Self::LaneTileSubgroup,
+            Self::Coop8,
+            Self::Coop16,
             Self::XStorage,
             Self::XUniform,
             Self::OutStore,
@@ -79,6 +85,9 @@ impl Part {
             Self::LaneWorkgroup => part!("lane_workgroup"),
             Self::LaneWorkgroupSubgroup => part!("lane_workgroup_subgroup"),
             Self::LaneTile => part!("lane_tile"),
+            Self::LaneTileSubgroup => part!("lane_tile_subgroup"),
+            Self::Coop8 => part!("coop_8"),
+            Self::Coop16 => part!("coop_16"),
             Self::Weight(WeightFormat::F32) => part!("weight_f32"),
             Self::Weight(WeightFormat::F16) => part!("weight_f16"),
             Self::Weight(WeightFormat::BF16) => part!("weight_bf16"),
@@ -109,6 +118,7 @@ impl Part {
         match self {
             Self::Step
             | Self::LaneTile
+            | Self::LaneTileSubgroup
             | Self::XStorage
             | Self::OutStore
             | Self::NormNone
@@ -120,6 +130,8 @@ impl Part {
             Self::LaneSubgroup => Some("subgroup"),
             Self::LaneWorkgroup => Some("workgroup"),
             Self::LaneWorkgroupSubgroup => Some("workgroup+subgroup"),
+            Self::Coop8 => Some("coop_8"),
+            Self::Coop16 => Some("coop_16"),
             Self::Weight(format) => Some(format.name()),
             Self::XUniform => Some("uniform"),
             Self::OutAdd => Some("add"),
@@ -143,7 +155,15 @@ impl Part {
 
     /// Whether the part uses subgroup operations.
     pub fn needs_subgroup(self) -> bool {
-        matches!(self, Self::LaneSubgroup | Self::LaneWorkgroupSubgroup)
+        matches!(self, Self::LaneSubgroup | Self::LaneWorkgroupSubgroup | Self::LaneTileSubgroup)
+    }
+
+    /// The extensions of WGSL that the part must have enabled.
+    pub fn enables(self) -> &'static [&'static str] {
+        match self {
+            Self::Coop8 | Self::Coop16 => &["f16", "wgpu_cooperative_matrix"],
+            _ => &[],
+        }
     }
 }
 
@@ -207,6 +227,11 @@ impl Variant {
     /// Whether the variant uses subgroup operations.
     pub fn needs_subgroup(&self) -> bool {
         self.parts().any(Part::needs_subgroup)
+    }
+
+    /// Whether the variant uses cooperative matrices of f16.
+    pub fn needs_coop(&self) -> bool {
+        self.parts().any(|p| matches!(p, Part::Coop8 | Part::Coop16))
     }
 }
 

@@ -4,8 +4,8 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
 use crate::kernels::{
-    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemm_merge, gemv, gemv_lanes,
-    rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
+    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemm_coop, gemm_merge, gemv,
+    gemv_lanes, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, fuse};
@@ -254,8 +254,8 @@ impl Lowering<'_> {
                 batch: node.rows,
                 max_batch,
             };
-            let tiled = gemm::select(&problem, splits, self.caps);
-            let dispatch = tiled
+            let dispatch = gemm_coop::select(&problem, splits, self.caps)
+                .or_else(|| gemm::select(&problem, splits, self.caps))
                 .or_else(|| gemv_lanes::select(&problem, self.caps))
                 .unwrap_or_else(|| gemv::select(&problem, self.caps));
             if let Some(vectors) = dispatch.variant.number("X4") {
@@ -274,7 +274,7 @@ impl Lowering<'_> {
                 vector(bias),
                 vector(norm.map(|(gain, _)| gain)),
             ];
-            // The tiled product declares the same but for the last, the gain.
+            // Tiled products declare the same but for the last, the gain.
             bindings.truncate(dispatch.variant.kernel().bindings.len());
             let bytes = s.planes.quant_bytes + s.planes.scale_bytes;
             self.push(i, dispatch, bindings, bytes);
