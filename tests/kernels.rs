@@ -142,6 +142,10 @@ fn gemv_of_lanes_equals_the_reference() {
                 let found = run_rows(&rig, &gpu, &plan, &batch);
                 assert_close(&format!("{format}, k {k}, {tokens} tokens"), &found, &expected, SUM_TOLERANCE);
             }
+        }
+    }
+}
+
 /// Error that sums may have whose terms are rounded to halves on both sides.
 const HALF_TOLERANCE: f32 = 4e-3;
 

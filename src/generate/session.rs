@@ -6,6 +6,7 @@ use crate::generate::{Sampler, Sampling, TokenStream};
 use crate::gpu::{Buffer, Buffers, Choices, Executable, Feed, StepTables};
 use crate::graph::Batch;
 use crate::kernels::sample::Choice;
+use crate::kernels::tuning;
 use crate::model::{Config, KvCache, Model};
 use crate::plan::{Plan, PlanOptions, lower};
 use crate::tokenizer::Specials;
@@ -17,7 +18,7 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// Format of cached keys and values.
     pub kv: KvFormat,
-    /// The most prompt tokens in one step; by default 512, or what the device can hold.
+    /// The most prompt tokens in one step; by default what suits the adapter and what it can hold.
     pub chunk: Option<usize>,
     /// Steps that a [`TokenStream`] has under way beyond the one whose token it waits for; by
     /// default 2. The device chooses the tokens, and need not wait for the host to see them.
@@ -26,7 +27,6 @@ pub struct SessionOptions {
 
 /// A context of the default size is no longer than this.
 const DEFAULT_CONTEXT: usize = 4096;
-const DEFAULT_CHUNK: usize = 512;
 const DEFAULT_AHEAD: usize = 2;
 
 /// More steps than this are never under way.
@@ -137,7 +137,7 @@ impl Model {
         let cache = KvCache::new(self.context(), &self.graph().caches, options.kv, context)?;
         let base = Base { model: self.clone(), kv: options.kv, context, rope: self.rope_tables(context)? };
         let most = context.min(self.context().caps().max_groups as usize);
-        let mut chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).min(most);
+        let mut chunk = options.chunk.unwrap_or(tuning::chunk(self.context().caps())).min(most);
         // A chunk that was not asked for shrinks to what the device's bindings hold.
         while options.chunk.is_none() && chunk > 1 && base.plan(chunk, 1, &[]).is_err() {
             chunk /= 2;
