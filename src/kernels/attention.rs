@@ -47,17 +47,48 @@ pub const fn part_values(head_dim: usize) -> usize {
 /// Workgroups that a token takes before any splits.
 pub fn groups(heads: usize, kv_heads: usize) -> usize {
     let group_heads = heads / kv_heads.max(1);
-    kv_heads * group_heads.div_ceil(heads_per_group(group_heads))
+    kv_heads * group_heads.div_ceil(heads_per_group(group_heads, MOST_HEADS))
 }
 
 /// The most query heads that one workgroup serves: with heads of 256 values their queries take
 /// 8 of the 16 KiB of workgroup memory that WebGPU guarantees.
 const MOST_HEADS: usize = 8;
 
-/// Query heads of one KV head that one workgroup serves: equal shares, so that no workgroup
-/// idles on part of its rows.
-fn heads_per_group(group_heads: usize) -> usize {
-    group_heads.div_ceil(group_heads.div_ceil(MOST_HEADS))
+/// Query heads of one KV head that one workgroup serves, `most` if possible: equal shares, so
+/// that no workgroup idles on part of its rows.
+fn heads_per_group(group_heads: usize, most: usize) -> usize {
+    group_heads.div_ceil(group_heads.div_ceil(most))
+}
+
+impl Attention {
+    /// The dispatch of a kernel whose workgroups serve up to `most` heads, in the variant for
+    /// as many as they do.
+    pub(super) fn dispatch(&self, most: usize, variant: impl Fn(usize) -> Variant) -> Dispatch {
+        let stored = stored_head_dim(self.head_dim);
+        let group_heads = self.heads / self.kv_heads.max(1);
+        let heads = heads_per_group(group_heads, most);
+        let blocks = group_heads.div_ceil(heads);
+        let width = match self.splits {
+            1 => self.heads * self.head_dim,
+            splits => self.heads * splits * part_values(self.head_dim),
+        };
+        let params = AttentionParams {
+            kv_heads: self.kv_heads as u32,
+            group_heads: group_heads as u32,
+            blocks: blocks as u32,
+            head_dim: self.head_dim as u32,
+            scale: self.scale,
+            q_pitch: padded(self.heads * stored) as u32,
+            pitch: padded(width) as u32,
+            width: width as u32,
+        };
+        Dispatch {
+            variant: variant(heads),
+            params: params.words(),
+            grid: Grid::PerRow { groups: (self.kv_heads * blocks) as u32, splits: self.splits as u32 },
+            rows: Rows::Tokens,
+        }
+    }
 }
 
 fn variant(lane: Part, kv: KvFormat, heads: usize, stored: usize, splits: usize) -> Variant {
@@ -94,27 +125,6 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 /// One workgroup for a token and up to eight of the query heads that share a KV head.
 pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
     let stored = stored_head_dim(problem.head_dim);
-    let group_heads = problem.heads / problem.kv_heads.max(1);
-    let heads = heads_per_group(group_heads);
-    let blocks = group_heads.div_ceil(heads);
-    let width = match problem.splits {
-        1 => problem.heads * problem.head_dim,
-        splits => problem.heads * splits * part_values(problem.head_dim),
-    };
-    let params = AttentionParams {
-        kv_heads: problem.kv_heads as u32,
-        group_heads: group_heads as u32,
-        blocks: blocks as u32,
-        head_dim: problem.head_dim as u32,
-        scale: problem.scale,
-        q_pitch: padded(problem.heads * stored) as u32,
-        pitch: padded(width) as u32,
-        width: width as u32,
-    };
-    Dispatch {
-        variant: variant(tuning::workgroup_lane(caps), problem.kv, heads, stored, problem.splits),
-        params: params.words(),
-        grid: Grid::PerRow { groups: (problem.kv_heads * blocks) as u32, splits: problem.splits as u32 },
-        rows: Rows::Tokens,
-    }
+    let lane = tuning::workgroup_lane(caps);
+    problem.dispatch(MOST_HEADS, |heads| variant(lane, problem.kv, heads, stored, problem.splits))
 }

@@ -152,6 +152,11 @@ pub fn attention_groups(caps: &Caps, tokens: usize) -> usize {
     if tokens <= 8 && caps.kind != AdapterKind::Cpu { 64 } else { 0 }
 }
 
+/// Whether attention runs on the eight lanes of a CPU that can shuffle.
+pub fn attention_lanes(caps: &Caps) -> bool {
+    caps.kind == AdapterKind::Cpu && caps.subgroup.is_some_and(|(least, _)| least >= 8)
+}
+
 /// Invocations of a workgroup in kernels that treat each item alone.
 pub fn flat(caps: &Caps) -> u32 {
     if caps.kind == AdapterKind::Cpu { 32 } else { 64 }
