@@ -32,6 +32,7 @@ fn copy(context: &Context, floats: usize) -> Executable {
         dispatch: probe_copy::select(floats, context.caps()),
         bindings: slots.map(Resource::Slot).to_vec(),
         weight_bytes: 0,
+        work: Default::default(),
     };
     let plan = Plan::bare(vec![launch], vec![floats; 2], 1);
     let rope = context.buffer("unused", 16, "").expect("a buffer");

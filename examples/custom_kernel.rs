@@ -41,6 +41,7 @@ fn main() -> wgllama::Result<()> {
         },
         bindings: vec![Resource::Slot(x), Resource::Slot(y)],
         weight_bytes: 0,
+        work: Default::default(),
     };
     let plan = Plan::bare(vec![launch], vec![tokens * width; 2], tokens);
     print!("{plan}");

@@ -12,7 +12,7 @@ use wgllama::gpu::{Buffers, Choices, Executable, Feed, StepTables};
 use wgllama::graph::{Batch, Token};
 use wgllama::kernels::sample::Choice;
 use wgllama::kernels::{sample, sample_scan};
-use wgllama::plan::{Launch, Plan, Resource, SlotId};
+use wgllama::plan::{Launch, Plan, Resource, SlotId, Work};
 use wgllama::shape::padded;
 use wgllama::{Context, KvFormat, Model, Sampler, Sampling, Session, SessionOptions};
 
@@ -28,8 +28,13 @@ impl Chooser {
         let caps = gpu.caps();
         let [logits, values, tops] = [0, 1, 2].map(|i| Resource::Slot(SlotId(i)));
         let (choices, counts) = (Resource::Choices, Resource::Counts);
-        let launch =
-            |dispatch, bindings| Launch { name: "choice".to_string(), dispatch, bindings, weight_bytes: 0 };
+        let launch = |dispatch, bindings| Launch {
+            name: "choice".to_string(),
+            dispatch,
+            bindings,
+            weight_bytes: 0,
+            work: Work::default(),
+        };
         let launches = vec![
             launch(sample_scan::select(vocab, caps), vec![logits, choices, counts, values, tops]),
             launch(sample::select(vocab, caps), vec![values, tops, choices, counts, Resource::Next]),

@@ -44,6 +44,7 @@ fn fastest(context: &Context, floats: usize, dispatch: Dispatch) -> Result<f64> 
         dispatch,
         bindings: vec![Resource::Slot(x), Resource::Slot(y)],
         weight_bytes: 0,
+        work: Default::default(),
     };
     let plan = Plan::bare(vec![launch; LAUNCHES], vec![floats; 2], 1);
     let rope = context.buffer("unused", 16, "")?;

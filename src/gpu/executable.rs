@@ -74,7 +74,7 @@ impl Bound {
 
 /// A plan that is ready to run.
 pub struct Executable {
-    context: Context,
+    pub(super) context: Context,
     plan: Plan,
     slots: Vec<Buffer>,
     launches: Vec<Bound>,
@@ -153,6 +153,12 @@ impl Executable {
     /// The plan that it runs.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Bytes of its own buffers on the device: activations, the step and what logits are read
+    /// through; params are small.
+    pub fn bytes(&self) -> u64 {
+        self.slots.iter().chain([&self.step, &self.staging]).map(Buffer::size).sum()
     }
 
     /// Fills every activation buffer with `word`: tests poison them with NaN.
@@ -244,7 +250,7 @@ impl Executable {
             if next == 0 {
                 before(&mut encoder);
             }
-            self.encode(&mut encoder, next..end, batch);
+            self.encode(&mut encoder.begin_compute_pass(&Default::default()), next..end, batch);
             if end == launches {
                 after(&mut encoder);
             }
@@ -255,7 +261,7 @@ impl Executable {
     }
 
     /// The launch before which a submit that begins with launch `start` ends.
-    fn submit_end(&self, start: usize, launches: usize, batch: &Batch) -> usize {
+    pub(super) fn submit_end(&self, start: usize, launches: usize, batch: &Batch) -> usize {
         let mut traffic = 0;
         for (i, launch) in self.launches[..launches].iter().enumerate().skip(start) {
             let [.., layers] = launch.grid.size(launch.rows_of(batch), self.context.caps().max_groups);
@@ -267,9 +273,14 @@ impl Executable {
         launches
     }
 
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder, range: std::ops::Range<usize>, batch: &Batch) {
+    /// Records the launches of `range`.
+    pub(super) fn encode(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        range: std::ops::Range<usize>,
+        batch: &Batch,
+    ) {
         let limit = self.context.caps().max_groups;
-        let mut pass = encoder.begin_compute_pass(&Default::default());
         pass.set_bind_group(1, &self.step_group, &[]);
         let mut current: Option<&Arc<Pipeline>> = None;
         for launch in &self.launches[range] {
@@ -334,7 +345,7 @@ impl Executable {
 
     /// Writes the step, if it is not what the buffer holds already: where the tokens come from
     /// the device it only changes with a sequence's pages.
-    fn write_step(&mut self, batch: &Batch, tables: StepTables<'_>, feed: Feed) -> Result<()> {
+    pub(super) fn write_step(&mut self, batch: &Batch, tables: StepTables<'_>, feed: Feed) -> Result<()> {
         let (tokens, outputs) = (batch.tokens.len(), batch.outputs.len());
         let options = &self.plan.options;
         if tokens == 0 || tokens > options.max_tokens || outputs > options.max_outputs {

@@ -8,6 +8,7 @@ mod context;
 mod executable;
 mod native;
 mod pipelines;
+mod timing;
 
 pub use adapters::{AdapterReport, list_adapters};
 pub use buffers::Buffer;

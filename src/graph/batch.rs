@@ -40,6 +40,13 @@ impl Batch {
         self
     }
 
+    /// Positions that the sequences have with this batch, all together.
+    pub fn positions(&self) -> usize {
+        let last = |i: usize, t: &Token| !self.tokens[i + 1..].iter().any(|u| u.sequence == t.sequence);
+        let ends = self.tokens.iter().enumerate().filter(|(i, t)| last(*i, t));
+        ends.map(|(_, t)| t.position as usize + 1).sum()
+    }
+
     /// Refuses ids that are not below `vocab`, positions not below `positions`, sequences not
     /// below `sequences`, and outputs that are no tokens: kernels index by them.
     pub fn check(&self, vocab: usize, positions: usize, sequences: usize) -> Result<()> {

@@ -8,7 +8,7 @@ use crate::kernels::{
     gemm_merge, gemv, gemv_lanes, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
-use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, fuse};
+use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, Work, fuse, work};
 use crate::shape::{MAX_COLS, padded, round_up, stored_head_dim};
 
 /// Makes the plan for `graph`. `layouts` are those of the graph's matrices, in order.
@@ -99,12 +99,20 @@ impl Lowering<'_> {
         Resource::Slot(self.memory.slot[node])
     }
 
-    fn push(&mut self, node: usize, dispatch: Dispatch, bindings: Vec<Resource>, weight_bytes: usize) {
+    /// A launch for a node, or for one shard of its matrix.
+    fn push(&mut self, node: usize, dispatch: Dispatch, bindings: Vec<Resource>, shard: Option<&Shard>) {
+        let node = &self.graph.nodes[node];
+        let matrix = shard.map(|s| (s.rows, s.planes.format));
         self.launches.push(Launch {
-            name: self.graph.nodes[node].name.clone(),
+            name: node.name.clone(),
             dispatch,
             bindings,
-            weight_bytes,
+            // Of a table only the tokens' rows are read, which count as activations.
+            weight_bytes: match (shard, &node.op) {
+                (None, _) | (_, Op::Embed { .. }) => 0,
+                (Some(s), _) => s.planes.quant_bytes + s.planes.scale_bytes,
+            },
+            work: work::of(self.graph, node, self.options.kv, matrix),
         });
     }
 
@@ -135,21 +143,21 @@ impl Lowering<'_> {
             Op::RmsNorm { weight, eps } => {
                 let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows };
                 let bindings = vec![input(0), Resource::Vector(weight), out];
-                self.push(i, rms_norm::select(&problem, caps), bindings, 0);
+                self.push(i, rms_norm::select(&problem, caps), bindings, None);
             }
             Op::Linear { weight, bias } => self.linear(i, weight, bias, None, Out::Store, 1),
             Op::FusedLinear { weight, bias, norm, out } => self.linear(i, weight, bias, norm, out, 1),
             Op::LinearSplit { weight, splits, out } => self.linear(i, weight, None, None, out, splits),
             Op::LinearMerge { splits, out } => {
                 let dispatch = gemm_merge::select(node.width, sums_of(out), splits, caps);
-                self.push(i, dispatch, vec![input(0), self.slot(i)], 0);
+                self.push(i, dispatch, vec![input(0), self.slot(i)], None);
             }
             Op::RopeKv { layer, heads, rotated } => {
                 let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
                 let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, kv };
                 let bindings =
                     vec![input(0), Resource::Rope, out, Resource::Keys(layer), Resource::Values(layer)];
-                self.push(i, rope_kv::select(&problem, caps), bindings, 0);
+                self.push(i, rope_kv::select(&problem, caps), bindings, None);
             }
             Op::Attention { layer, heads, scale } => self.attention(i, layer, heads, scale, 1),
             Op::AttentionSplit { layer, heads, scale, splits } => {
@@ -157,15 +165,15 @@ impl Lowering<'_> {
             }
             Op::AttentionMerge { heads, splits } => {
                 let dispatch = attention_merge::select(heads.heads, heads.head_dim, splits, caps);
-                self.push(i, dispatch, vec![input(0), out], 0);
+                self.push(i, dispatch, vec![input(0), out], None);
             }
             Op::SwiGlu => {
                 let bindings = vec![input(0), out];
-                self.push(i, swiglu::select(node.width, caps), bindings, 0);
+                self.push(i, swiglu::select(node.width, caps), bindings, None);
             }
             Op::Add => {
                 let bindings = vec![input(0), input(1), out];
-                self.push(i, add::select(node.width, caps), bindings, 0);
+                self.push(i, add::select(node.width, caps), bindings, None);
             }
         }
     }
@@ -180,7 +188,9 @@ impl Lowering<'_> {
         let values = slot(outputs * logits.pitch);
         let tops = slot(outputs * sample::runs(vocab, self.caps));
         let mut push = |name: &str, dispatch, bindings| {
-            self.launches.push(Launch { name: name.to_string(), dispatch, bindings, weight_bytes: 0 });
+            // The logits are read and written, and read once more in part.
+            let work = Work { row_bytes: 3 * vocab * 4, ..Work::default() };
+            self.launches.push(Launch { name: name.to_string(), dispatch, bindings, weight_bytes: 0, work });
         };
         let (choices, counts) = (Resource::Choices, Resource::Counts);
         push(
@@ -204,7 +214,7 @@ impl Lowering<'_> {
         let bindings = vec![input, Resource::Keys(layer), Resource::Values(layer), self.slot(i)];
         let dispatch = attention_lanes::select(&problem, self.caps)
             .unwrap_or_else(|| attention::select(&problem, self.caps));
-        self.push(i, dispatch, bindings, 0);
+        self.push(i, dispatch, bindings, None);
     }
 
     fn embed(&mut self, i: usize, table: WeightId) {
@@ -221,7 +231,7 @@ impl Lowering<'_> {
                 Resource::Scales { weight: table, shard },
                 self.slot(i),
             ];
-            self.push(i, embed::select(&problem, self.caps), bindings, 0);
+            self.push(i, embed::select(&problem, self.caps), bindings, Some(s));
         }
     }
 
@@ -278,8 +288,7 @@ impl Lowering<'_> {
             ];
             // Tiled products declare the same but for the last, the gain.
             bindings.truncate(dispatch.variant.kernel().bindings.len());
-            let bytes = s.planes.quant_bytes + s.planes.scale_bytes;
-            self.push(i, dispatch, bindings, bytes);
+            self.push(i, dispatch, bindings, Some(s));
         }
     }
 }

@@ -7,9 +7,11 @@ pub mod fuse;
 mod layout;
 mod lower;
 mod memory;
+mod work;
 
 pub use layout::{Shard, WeightLayout};
 pub use lower::lower;
+pub use work::{Traffic, Work};
 
 use crate::dtype::KvFormat;
 use crate::graph::{VectorId, WeightId};
@@ -92,6 +94,8 @@ pub struct Launch {
     pub bindings: Vec<Resource>,
     /// Bytes of weights that it reads.
     pub weight_bytes: usize,
+    /// What else it moves and computes, for statements of its speed.
+    pub work: Work,
 }
 
 /// The result of a node that can be read after a step.
