@@ -45,7 +45,7 @@ pub mod tokenizer;
 pub use caps::Caps;
 pub use dtype::{KvFormat, WeightFormat};
 pub use error::{Error, Result};
-pub use generate::{Finish, Phase, Piece, Sampler, Sampling, Session, SessionOptions, TokenStream};
+pub use generate::{Finish, Group, Phase, Piece, Sampler, Sampling, Session, SessionOptions, TokenStream};
 pub use gpu::{Context, ContextOptions};
 pub use model::{LoadOptions, Model, ModelFiles};
 pub use tokenizer::{Message, Specials, Tokenizer};

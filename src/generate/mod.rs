@@ -1,9 +1,14 @@
-//! Generating text: sessions (one sequence with its cache), samplers, and streams of pieces.
+//! Generating text: sessions (one sequence with its cache), groups of
+//! sequences, samplers, and streams of pieces.
 
+mod group;
+mod measure;
 mod sampler;
 mod session;
 mod stream;
 
+pub use group::Group;
+pub use measure::Timed;
 pub use sampler::{Sampler, Sampling};
 pub use session::{Phase, Session, SessionOptions};
 pub use stream::{Finish, Piece, TokenStream};

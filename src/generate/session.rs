@@ -80,24 +80,26 @@ pub struct Session {
     chosen: Vec<u32>,
 }
 
-/// What every executable of a session is made from.
-struct Base {
-    model: Model,
-    kv: KvFormat,
-    context: usize,
-    rope: Buffer,
+/// What every executable is made from.
+pub(super) struct Base {
+    pub model: Model,
+    pub kv: KvFormat,
+    pub context: usize,
+    pub rope: Buffer,
+    /// Whether plans with one output choose what follows it on the device.
+    pub choose: bool,
 }
 
 impl Base {
-    fn plan(&self, max_tokens: usize, max_outputs: usize, keep: &[&str]) -> Result<Plan> {
+    pub fn plan(&self, max_tokens: usize, max_outputs: usize, keep: &[&str]) -> Result<Plan> {
         let mut options = PlanOptions::new(max_tokens, max_outputs, self.kv);
         options.context = self.context;
         options.keep = keep.iter().map(|k| (*k).to_string()).collect();
-        options.choose = max_outputs == 1;
+        options.choose = self.choose && max_outputs == 1;
         lower(self.model.graph(), &self.model.weights().layouts, self.model.context().caps(), &options)
     }
 
-    fn bind(&self, plan: Plan, cache: &KvCache, choices: &Choices) -> Result<Executable> {
+    pub fn bind(&self, plan: Plan, cache: &KvCache, choices: Option<&Choices>) -> Result<Executable> {
         let weights = self.model.weights();
         let buffers = Buffers {
             weights: &weights.matrices,
@@ -105,17 +107,17 @@ impl Base {
             rope: &self.rope,
             keys: &cache.keys,
             values: &cache.values,
-            choices: Some(choices),
+            choices,
         };
         Executable::bind(self.model.context(), plan, buffers, cache.tables().len(), cache.pages)
     }
 
     /// The executable in `place`, made on first use.
-    fn ensure<'a>(
+    pub fn ensure<'a>(
         &self,
         place: &'a mut Option<Executable>,
         cache: &KvCache,
-        choices: &Choices,
+        choices: Option<&Choices>,
         max_tokens: usize,
         max_outputs: usize,
     ) -> Result<&'a mut Executable> {
@@ -129,22 +131,12 @@ impl Base {
 impl Model {
     /// A session with an empty context.
     pub fn session(&self, options: &SessionOptions) -> Result<Session> {
-        let context = options.context_for(self.config())?;
-        let trained = self.config().max_position_embeddings;
-        if context > trained {
-            log::warn!("the model was trained for {trained} positions, the context holds {context}");
-        }
-        let cache = KvCache::new(self.context(), &self.graph().caches, options.kv, context)?;
-        let base = Base { model: self.clone(), kv: options.kv, context, rope: self.rope_tables(context)? };
-        let most = context.min(self.context().caps().max_groups as usize);
-        let mut chunk = options.chunk.unwrap_or(tuning::chunk(self.context().caps())).min(most);
-        // A chunk that was not asked for shrinks to what the device's bindings hold.
-        while options.chunk.is_none() && chunk > 1 && base.plan(chunk, 1, &[]).is_err() {
-            chunk /= 2;
-        }
+        let (base, cache, chunk) = self.set_up(options, 1)?;
         let ahead = options.ahead.unwrap_or(DEFAULT_AHEAD).min(MOST_AHEAD);
         let choices = Choices::new(self.context(), 1, self.config().vocab_size, ahead + 1)?;
-        let decode = base.bind(base.plan(1, 1, &[])?, &cache, &choices)?;
+        let base = Base { choose: true, ..base };
+        let decode = base.bind(base.plan(1, 1, &[])?, &cache, Some(&choices))?;
+        let ids = Vec::with_capacity(base.context);
         Ok(Session {
             base,
             cache,
@@ -152,7 +144,7 @@ impl Model {
             decode,
             prefill: None,
             all: None,
-            ids: Vec::with_capacity(context),
+            ids,
             logits: Vec::new(),
             choices,
             ahead,
@@ -160,6 +152,35 @@ impl Model {
             next: Batch::sequence(&[0], 0, 0),
             chosen: Vec::new(),
         })
+    }
+
+    /// What sessions of `sequences` sequences have in common: the base of their executables,
+    /// the cache, and the most tokens of a step.
+    pub(super) fn set_up(
+        &self,
+        options: &SessionOptions,
+        sequences: usize,
+    ) -> Result<(Base, KvCache, usize)> {
+        let context = options.context_for(self.config())?;
+        let trained = self.config().max_position_embeddings;
+        if context > trained {
+            log::warn!("the model was trained for {trained} positions, the context holds {context}");
+        }
+        let cache = KvCache::new(self.context(), &self.graph().caches, options.kv, sequences, context)?;
+        let base = Base {
+            model: self.clone(),
+            kv: options.kv,
+            context,
+            rope: self.rope_tables(context)?,
+            choose: false,
+        };
+        let most = context.min(self.context().caps().max_groups as usize);
+        let mut chunk = options.chunk.unwrap_or(tuning::chunk(self.context().caps())).min(most);
+        // A chunk that was not asked for shrinks to what the device's bindings hold.
+        while options.chunk.is_none() && chunk > 1 && base.plan(chunk, 1, &[]).is_err() {
+            chunk /= 2;
+        }
+        Ok((base, cache, chunk))
     }
 }
 
@@ -184,6 +205,13 @@ impl Session {
         self.cache.bytes()
     }
 
+    /// Bytes of cache, rotations and scratch memory on the device.
+    pub fn bytes(&self) -> u64 {
+        let executables = [Some(&self.decode), self.prefill.as_ref(), self.all.as_ref()];
+        let scratch: u64 = executables.into_iter().flatten().map(Executable::bytes).sum();
+        self.cache_bytes() + self.base.rope.size() + scratch
+    }
+
     /// The plan of a phase; prints as text.
     pub fn plan(&self, phase: Phase) -> Result<Plan> {
         Ok(match phase {
@@ -194,7 +222,7 @@ impl Session {
 
     /// Compiles what prompts need, which the first prompt would do otherwise.
     pub fn prepare(&mut self) -> Result<()> {
-        self.base.ensure(&mut self.prefill, &self.cache, &self.choices, self.chunk, 1).map(|_| ())
+        self.base.ensure(&mut self.prefill, &self.cache, Some(&self.choices), self.chunk, 1).map(|_| ())
     }
 
     /// Feeds `ids`, in chunks; the logits of the last one are then in [`logits`](Self::logits).
@@ -214,11 +242,11 @@ impl Session {
             if !last {
                 batch.outputs.clear();
             }
-            self.cache.reserve(self.ids.len() + piece.len())?;
+            self.cache.reserve(0, self.ids.len() + piece.len())?;
             let run = if piece.len() == 1 {
                 &mut self.decode
             } else {
-                self.base.ensure(&mut self.prefill, &self.cache, &self.choices, self.chunk, 1)?
+                self.base.ensure(&mut self.prefill, &self.cache, Some(&self.choices), self.chunk, 1)?
             };
             let tables = StepTables(self.cache.tables());
             if last && choose {
@@ -257,7 +285,7 @@ impl Session {
             if self.choices.waiting() > self.ahead || self.fed == self.capacity() {
                 break;
             }
-            self.cache.reserve(self.fed + 1)?;
+            self.cache.reserve(0, self.fed + 1)?;
             self.next.tokens[0].position = self.fed as u32;
             let tables = StepTables(self.cache.tables());
             self.decode.run_choosing(&self.next, tables, Feed::Chosen, &mut self.choices)?;
@@ -291,7 +319,7 @@ impl Session {
     /// Ends what `begin` began: what was fed without having been accepted is forgotten.
     pub(super) fn settle(&mut self) {
         while self.choices.waiting() > 0 && self.choices.take(&mut self.chosen).is_ok() {}
-        self.cache.truncate(self.ids.len());
+        self.cache.truncate(0, self.ids.len());
         self.fed = self.ids.len();
     }
 
@@ -318,8 +346,9 @@ impl Session {
         let mut logits = Vec::new();
         for piece in ids.chunks(self.chunk) {
             let batch = Batch::sequence(piece, self.ids.len(), 0).with_all_outputs();
-            self.cache.reserve(self.ids.len() + piece.len())?;
-            let run = self.base.ensure(&mut self.all, &self.cache, &self.choices, self.chunk, self.chunk)?;
+            self.cache.reserve(0, self.ids.len() + piece.len())?;
+            let choices = Some(&self.choices);
+            let run = self.base.ensure(&mut self.all, &self.cache, choices, self.chunk, self.chunk)?;
             run.run(&batch, StepTables(self.cache.tables()))?;
             pollster::block_on(run.read_logits(piece.len(), &mut logits))?;
             take(&logits)?;
@@ -353,7 +382,7 @@ impl Session {
             self.ids.truncate(len);
             self.logits.clear();
         }
-        self.cache.truncate(self.ids.len());
+        self.cache.truncate(0, self.ids.len());
     }
 
     /// Feeds `ids` (at most a chunk) and answers what the nodes called `names` computed for
@@ -367,8 +396,9 @@ impl Session {
                 format!("{} tokens are more than a chunk of {}", ids.len(), self.chunk),
             ));
         }
-        let mut run = self.base.bind(self.base.plan(ids.len(), 1, names)?, &self.cache, &self.choices)?;
-        self.cache.reserve(self.ids.len() + ids.len())?;
+        let plan = self.base.plan(ids.len(), 1, names)?;
+        let mut run = self.base.bind(plan, &self.cache, Some(&self.choices))?;
+        self.cache.reserve(0, self.ids.len() + ids.len())?;
         let batch = Batch::sequence(ids, self.ids.len(), 0);
         run.run(&batch, StepTables(self.cache.tables()))?;
         let kept = names.iter().map(|name| pollster::block_on(run.read_kept(name, &batch)));
@@ -402,6 +432,18 @@ impl Session {
         sampling.check()?;
         self.begin(ids, sampling)?;
         Ok(TokenStream::new(self, sampling.max_tokens))
+    }
+
+    /// The step that feeds `ids` (at most a chunk) next, and what runs it, for measuring it.
+    pub(super) fn next_step(&mut self, ids: &[u32]) -> Result<(&mut Executable, Batch, StepTables<'_>)> {
+        self.check(ids)?;
+        self.cache.reserve(0, self.ids.len() + ids.len())?;
+        let batch = Batch::sequence(ids, self.ids.len(), 0);
+        let run = match ids.len() {
+            1 => &mut self.decode,
+            _ => self.base.ensure(&mut self.prefill, &self.cache, Some(&self.choices), self.chunk, 1)?,
+        };
+        Ok((run, batch, StepTables(self.cache.tables())))
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {

@@ -1,5 +1,5 @@
-//! The cache of keys and values: per layer two buffers of pages on the device, and the page
-//! table of a sequence.
+//! The cache of keys and values: per layer two buffers of pages on the device, shared by one
+//! or several sequences, and the page table of each.
 
 use crate::caps::AdapterKind;
 use crate::dtype::KvFormat;
@@ -10,7 +10,7 @@ use crate::host;
 use crate::kernels::PAGE;
 use crate::shape::stored_head_dim;
 
-/// A cache for one sequence of up to `context` tokens.
+/// A cache for sequences of up to `capacity` tokens each.
 pub struct KvCache {
     /// Keys by layer: `[pages, kv_heads, PAGE, head_dim]`.
     pub keys: Vec<Buffer>,
@@ -19,7 +19,8 @@ pub struct KvCache {
     /// Entries of a page table.
     pub pages: usize,
     tables: Vec<Vec<u32>>,
-    used: usize,
+    /// Entries of each table that are in use.
+    used: Vec<usize>,
     free: Vec<u32>,
     capacity: usize,
 }
@@ -35,13 +36,20 @@ pub fn bytes_per_token(caches: &[Heads], kv: KvFormat) -> u64 {
 }
 
 impl KvCache {
-    /// Allocates a cache for `capacity` tokens.
-    pub fn new(context: &Context, caches: &[Heads], kv: KvFormat, capacity: usize) -> Result<Self> {
+    /// Allocates a cache for `sequences` sequences of `capacity` tokens each.
+    pub fn new(
+        context: &Context,
+        caches: &[Heads],
+        kv: KvFormat,
+        sequences: usize,
+        capacity: usize,
+    ) -> Result<Self> {
         let pages = capacity.div_ceil(PAGE);
-        check(context, caches, kv, capacity, pages)?;
+        let all = sequences * pages;
+        check(context, caches, kv, sequences, capacity)?;
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (i, &heads) in caches.iter().enumerate() {
-            let bytes = (pages * PAGE) as u64 * row_bytes(heads, kv);
+            let bytes = (all * PAGE) as u64 * row_bytes(heads, kv);
             // As many layers as were allocated before a failure tell what would fit.
             let help = would_fit(capacity * i / caches.len());
             keys.push(context.buffer(&format!("the keys of layer {i}"), bytes, &help)?);
@@ -51,16 +59,16 @@ impl KvCache {
             keys,
             values,
             pages,
-            tables: vec![vec![0; pages]],
-            used: 0,
+            tables: vec![vec![0; pages]; sequences],
+            used: vec![0; sequences],
             // Taken from the end: pages are handed out in no particular order, and nothing
             // may depend on one.
-            free: (0..pages as u32).collect(),
+            free: (0..all as u32).collect(),
             capacity,
         })
     }
 
-    /// Tokens that fit.
+    /// Tokens of a sequence that fit.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -75,31 +83,33 @@ impl KvCache {
         &self.tables
     }
 
-    /// Makes sure that positions below `tokens` have pages.
-    pub fn reserve(&mut self, tokens: usize) -> Result<()> {
+    /// Makes sure that positions below `tokens` of a sequence have pages.
+    pub fn reserve(&mut self, sequence: usize, tokens: usize) -> Result<()> {
         if tokens > self.capacity {
             return Err(Error::ContextFull { max: self.capacity });
         }
-        while self.used * PAGE < tokens {
+        let used = &mut self.used[sequence];
+        while *used * PAGE < tokens {
             let page = self.free.pop().ok_or(Error::ContextFull { max: self.capacity })?;
-            self.tables[0][self.used] = page;
-            self.used += 1;
+            self.tables[sequence][*used] = page;
+            *used += 1;
         }
         Ok(())
     }
 
-    /// Gives back the pages that hold no position below `tokens`.
-    pub fn truncate(&mut self, tokens: usize) {
+    /// Gives back the pages of a sequence that hold no position below `tokens`.
+    pub fn truncate(&mut self, sequence: usize, tokens: usize) {
         let keep = tokens.div_ceil(PAGE);
-        while self.used > keep {
-            self.used -= 1;
-            self.free.push(self.tables[0][self.used]);
+        let used = &mut self.used[sequence];
+        while *used > keep {
+            *used -= 1;
+            self.free.push(self.tables[sequence][*used]);
         }
     }
 }
 
 /// Refuses a context that can't fit, and says what would.
-fn check(context: &Context, caches: &[Heads], kv: KvFormat, capacity: usize, pages: usize) -> Result<()> {
+fn check(context: &Context, caches: &[Heads], kv: KvFormat, sequences: usize, capacity: usize) -> Result<()> {
     let caps = context.caps();
     let widest = caches.iter().map(|&h| row_bytes(h, kv)).max().unwrap_or(0);
     let mut limits = vec![("the keys of one layer", widest, caps.max_storage_binding.min(caps.max_buffer))];
@@ -107,16 +117,19 @@ fn check(context: &Context, caches: &[Heads], kv: KvFormat, capacity: usize, pag
     if let Some(available) = host::available_memory().filter(|_| caps.kind == AdapterKind::Cpu) {
         limits.push(("the cache", bytes_per_token(caches, kv), available));
     }
-    let tokens = (pages * PAGE) as u64;
+    let tokens = (sequences * capacity.div_ceil(PAGE) * PAGE) as u64;
     let Some(&(what, bytes, limit)) = limits.iter().find(|(_, bytes, limit)| tokens * bytes > *limit) else {
         return Ok(());
     };
     let fits = limits.iter().map(|(_, bytes, limit)| limit / (*bytes).max(1)).min().unwrap_or(0);
     Err(Error::OutOfMemory {
-        what: format!("{what} of a context of {capacity} tokens"),
+        what: match sequences {
+            1 => format!("{what} of a context of {capacity} tokens"),
+            _ => format!("{what} of {sequences} contexts of {capacity} tokens"),
+        },
         need: tokens * bytes,
         limit,
-        help: would_fit(fits as usize),
+        help: would_fit(fits as usize / sequences.max(1)),
     })
 }
 
