@@ -669,7 +669,11 @@ fn bench_gives_every_figure_as_a_share_of_what_it_measured() {
     assert_eq!(tests, ["pp16", "tg4", "pp16 @ 40", "tg4 @ 40"]);
     for row in rows.as_array().unwrap() {
         let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("{key}: {row}"));
-        assert!(number("tokens_per_second") > 0.0 && number("launches") > 2.0, "{row}");
+        assert!(number("tokens_per_second") > 0.0 && number("launches_per_token") > 0.0, "{row}");
+        for figure in ["encode_seconds_per_token", "first_token_seconds", "device_bytes"] {
+            assert!(number(figure) > 0.0, "{figure}: {row}");
+        }
+        assert!(row["scaled_from_layers"].is_null() && row.get("profile").is_none(), "{row}");
         for (figure, ceiling, share) in [
             ("bytes_per_second", "copy_bytes_per_second", "share_of_copy"),
             ("flops", "fma_flops", "share_of_fma"),
@@ -678,7 +682,7 @@ fn bench_gives_every_figure_as_a_share_of_what_it_measured() {
             assert!(expected > 0.0 && (number(share) / expected - 1.0).abs() < 1e-6, "{row}");
         }
     }
-    for (format, lines) in [("jsonl", 1), ("csv", 2), ("md", 6)] {
+    for (format, lines) in [("jsonl", 1), ("csv", 2), ("md", 10)] {
         let args = ["bench", path, "-p", "0", "-n", "4", "-r", "1", "-o", format];
         let out = ran(on_device(&args)).ok();
         assert_eq!(out.lines().count(), lines, "{out}");
@@ -690,10 +694,55 @@ fn bench_of_random_weights_needs_no_file() {
     if gpu().is_none() {
         return;
     }
-    let args =
+    let slice =
         ["bench", "--synthetic", "smollm2-135m:q8_0", "--layers", "1", "-p", "0", "-n", "2", "-r", "1"];
-    let out = ran(on_device(&args)).ok();
-    assert!(out.contains("smollm2-135m:q8_0, 1 layers") && out.contains("tg2"), "{out}");
+    let out = ran(on_device(&slice)).ok();
+    assert!(out.contains("smollm2-135m:q8_0, scaled from 1 of 30 layers") && out.contains("tg2"), "{out}");
+    let rows: Value =
+        serde_json::from_str(&ran(on_device(&[&slice[..], &["-o", "json"]].concat())).ok()).unwrap();
+    assert_eq!((&rows[0]["layers"], &rows[0]["scaled_from_layers"]), (&30.into(), &1.into()));
+    // What the whole model has: 30 layers of seven to nine launches and three more; every
+    // weight in 8.5 bits.
+    let launches = rows[0]["launches_per_token"].as_f64().unwrap();
+    assert!((launches - 3.0) % 30.0 == 0.0 && launches > 200.0, "{rows}");
+    assert!(rows[0]["device_bytes"].as_f64().unwrap() > 134.5e6 * 8.5 / 8.0, "{rows}");
+}
+
+/// A table of kernels and a drawing that names them, for one sequence and for several.
+#[test]
+fn bench_profiles_and_plots_the_kernels_of_a_step() {
+    let Some(gpu) = gpu() else { return };
+    let model = Model::new();
+    let plot = model.file("roofline.svg");
+    let args = ["bench", model.path(), "-p", "0", "-n", "2", "-b", "1,3", "-r", "1", "--plot", text(&plot)];
+    if !gpu.caps().timestamps {
+        ran(on_device(&args)).fails(&["profile", "timestamps"]);
+        return;
+    }
+    let rows: Value =
+        serde_json::from_str(&ran(on_device(&[&args[..], &["-o", "json"]].concat())).ok()).unwrap();
+    let tests: Vec<_> = rows.as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap()).collect();
+    assert_eq!(tests, ["tg2", "tg2 x3"]);
+    for row in rows.as_array().unwrap() {
+        let kernels = row["profile"].as_array().unwrap();
+        let sum = |key: &str| kernels.iter().map(|k| k[key].as_f64().unwrap()).sum::<f64>();
+        assert!((sum("share_of_step") - 1.0).abs() < 1e-6, "{row}");
+        let sequences = row["sequences"].as_f64().unwrap();
+        assert_eq!(sum("launches"), row["launches_per_token"].as_f64().unwrap() * sequences);
+        for name in ["embed[", "rms_norm[", "gemv[", "rope_kv[", "attention["] {
+            let named = |k: &&Value| k["kernel"].as_str().unwrap().starts_with(name);
+            let kernel = kernels.iter().find(named).unwrap_or_else(|| panic!("{name}: {row}"));
+            assert!(kernel["seconds"].as_f64().unwrap() > 0.0, "{kernel}");
+            assert!(kernel["share_of_roof"].as_f64().unwrap() > 0.0, "{kernel}");
+        }
+    }
+    let svg = std::fs::read_to_string(&plot).unwrap();
+    for word in ["<svg", "</svg>", "gemv logits", "attention attn", "tg2 x3", "GFLOP/s"] {
+        assert!(svg.contains(word), "{word} is not in {svg}");
+    }
+    let out = ran(on_device(&[&args[..], &["-o", "csv"]].concat())).ok();
+    assert_eq!(out.split("\n\n").count(), 2, "{out}");
+    assert!(out.contains("tg2 x3,\"gemv["), "{out}");
 }
 
 #[test]
@@ -704,4 +753,5 @@ fn bench_refuses_what_it_does_not_know() {
     bench(&["--synthetic", "llama-7b:q9"]).fails(&["q9", "q4_0"]);
     bench(&["--synthetic", "llama-7b:f16", "--layers", "33"]).fails(&["1 to 32", "33"]);
     bench(&["-r", "0", "nothing"]).fails(&["repeat"]);
+    bench(&["-b", "1,0", "nothing"]).fails(&["batch"]);
 }

@@ -4,7 +4,7 @@
 
 use wgllama::caps::AdapterKind;
 use wgllama::files::JsonFile;
-use wgllama::graph::Graph;
+use wgllama::graph::{Batch, Graph};
 use wgllama::model::{Config, architecture};
 use wgllama::plan::{Plan, PlanOptions, WeightLayout, lower};
 use wgllama::{Caps, KvFormat, WeightFormat};
@@ -114,4 +114,41 @@ fn activations_that_exceed_a_binding_are_refused_with_what_would_fit() {
     let error = lower(&graph, &layouts, &caps, &PlanOptions::new(512, 512, KvFormat::F16)).unwrap_err();
     assert!(matches!(error, wgllama::Error::OutOfMemory { .. }), "{error}");
     assert!(error.to_string().contains("at most 261 tokens"), "{error}");
+}
+
+/// However a graph is cut into launches, the work of a step is that of the model: weights and
+/// cache each once, and 2 rows columns operations for a product.
+#[test]
+fn the_work_of_a_step_is_that_of_the_model() {
+    let graph = graph(4096, 14336, 32, 8, 128_256, false);
+    let batches = [Batch::sequence(&[0], 999, 0), Batch::sequence(&vec![0; 100], 900, 0)];
+    // Two layers of 8 KV heads of 128 values in f16, keys and values.
+    let cache = (1000 * 2 * 8 * 128 * 2 * 2) as f64;
+    let table = graph.weights[0].rows * graph.weights[0].cols;
+    let values: usize = graph.weights.iter().map(|w| w.rows * w.cols).sum::<usize>() - table;
+    let head = graph.weights.last().map_or(0, |w| w.rows * w.cols);
+    for batch in batches {
+        let tokens = batch.tokens.len();
+        let seen: usize = batch.tokens.iter().map(|t| t.position as usize + 1).sum();
+        let products = 2 * (tokens * (values - head) + head);
+        let flops = (products + seen * 2 * 4 * 4096) as f64;
+        for (name, caps) in Caps::presets() {
+            let plan = plan(&graph, WeightFormat::F16, &caps, &PlanOptions::new(tokens, 1, KvFormat::F16));
+            let work = plan.traffic(&batch);
+            // A plane without scales still takes a few bytes.
+            assert!((work.weights / (values as f64 * 2.0) - 1.0).abs() < 1e-6, "{name}: {work:?}");
+            assert_eq!(work.cache, cache, "{name}");
+            // Norms, rotations and activations make up the rest.
+            let rest = work.flops / flops - 1.0;
+            assert!((0.0..0.001).contains(&rest), "{name}: {rest}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_counts_the_positions_of_each_sequence_once() {
+    let mut batch = Batch::sequence(&[0; 3], 7, 0);
+    batch.tokens.extend(Batch::sequence(&[0; 2], 0, 1).tokens);
+    assert_eq!(batch.positions(), 10 + 2);
+    assert_eq!(Batch::default().positions(), 0);
 }

@@ -215,6 +215,93 @@ fn a_batch_that_points_outside_is_refused() {
     }
 }
 
+/// Sequences of any lengths that take their steps together write what each writes alone.
+#[test]
+fn a_group_writes_what_its_sequences_write_alone() {
+    let Some(gpu) = gpu() else { return };
+    let (folder, files) = model();
+    let all: Vec<u32> = prompt_ids(&files).into_iter().cycle().take(90).collect();
+    let model = load(&gpu, folder.path());
+    let options = wgllama::SessionOptions {
+        context: Some(128),
+        kv: KvFormat::F32,
+        chunk: Some(16),
+        ..Default::default()
+    };
+    let mut alone = model.session(&options).unwrap();
+    let prompts = [&all[..70], &all[3..4], &all[..22]];
+    let expected = prompts.map(|ids| {
+        alone.truncate(0);
+        greedy(&mut alone, ids, 12)
+    });
+    let mut group = model.group(&options, 3).unwrap();
+    // What was forgotten leaves its pages to others, in another order.
+    group.prefill(1, &all).unwrap();
+    group.truncate(1, 0);
+    assert!(group.logits(1).is_err());
+    for (sequence, ids) in prompts.iter().enumerate() {
+        group.prefill(sequence, ids).unwrap();
+    }
+    let mut sampler = wgllama::Sampler::new(&wgllama::Sampling::default()).unwrap();
+    for step in 0..12 {
+        let found = group.step(&mut sampler).unwrap();
+        let wanted: Vec<u32> = expected.iter().map(|ids| ids[step]).collect();
+        assert_eq!(found, wanted, "step {step}");
+    }
+    assert_eq!(group.ids()[1].len(), 13);
+}
+
+#[test]
+fn a_group_refuses_what_does_not_fit() {
+    let Some(gpu) = gpu() else { return };
+    let (folder, _files) = model();
+    let model = load(&gpu, folder.path());
+    let options = wgllama::SessionOptions { context: Some(4), kv: KvFormat::F32, ..Default::default() };
+    assert!(model.group(&options, 0).is_err());
+    let mut group = model.group(&options, 2).unwrap();
+    assert!(group.prefill(2, &[1]).is_err(), "there is no third sequence");
+    assert!(group.prefill(0, &[]).is_err() && group.prefill(0, &[1; 5]).is_err());
+    assert!(group.feed_each(&[1]).is_err() && group.feed_each(&[1, 9999]).is_err());
+    assert!(group.logits(0).is_err());
+    group.prefill(0, &[1; 4]).unwrap();
+    assert!(matches!(group.feed_each(&[1, 1]), Err(wgllama::Error::ContextFull { max: 4 })));
+    assert_eq!(group.ids(), [vec![1; 4], vec![]]);
+}
+
+/// Timing a step names every launch and feeds nothing.
+#[test]
+fn a_profile_times_every_launch_and_feeds_nothing() {
+    let Some(gpu) = gpu() else { return };
+    let (folder, files) = model();
+    let ids = prompt_ids(&files);
+    let mut session = session(&load(&gpu, folder.path()), KvFormat::F32, 128, 16);
+    session.prefill(&ids[..8]).unwrap();
+    let plan = session.plan(wgllama::Phase::Prefill).unwrap();
+    session.encode_time(&ids[8..16]).unwrap();
+    match session.profile(&ids[8..16]) {
+        Ok(timed) => {
+            assert!(timed.iter().map(|t| &t.launch).eq(&plan.launches));
+            assert!(timed.iter().all(|t| t.seconds > 0.0 && t.seconds < 60.0), "{timed:?}");
+        }
+        Err(error) => assert!(!gpu.caps().timestamps, "{error}"),
+    }
+    assert_eq!(session.ids(), &ids[..8]);
+    session.truncate(0);
+    assert_eq!(greedy(&mut session, &ids, GREEDY.len()), GREEDY);
+}
+
+#[test]
+fn a_device_without_timestamps_says_so() {
+    let Some(gpu) = gpu() else { return };
+    let device = Some(gpu.adapter().name.clone());
+    let options = wgllama::ContextOptions { device, baseline: true, ..Default::default() };
+    let least = wgllama::Context::new(&options).unwrap();
+    let (folder, _files) = model();
+    let mut session = session(&load(&least, folder.path()), KvFormat::F32, 128, 16);
+    let error = session.profile(&[1]).unwrap_err().to_string();
+    assert!(error.contains("timestamps"), "{error}");
+}
+
 #[test]
 #[ignore = "prints the values to pin above"]
 fn print_pins() {

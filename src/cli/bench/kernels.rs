@@ -41,37 +41,39 @@ fn node(name: &str) -> &str {
     name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')).map_or(name, |(_, node)| node)
 }
 
-/// The kernels of a step, the most expensive first: the mean of as many runs as tests have,
-/// after one to warm up. None if no profile was asked for.
+/// The kernels of a step, the most expensive first; none if no profile was asked for. Of each
+/// launch the middle of several runs counts, after one to warm up.
 pub fn measure(args: &Args, mut step: impl FnMut() -> Result<Vec<Timed>>) -> Result<Vec<Kernel>> {
     let mut kernels: Vec<Kernel> = Vec::new();
     if !args.profiles() {
         return Ok(kernels);
     }
     step()?;
-    for run in 0..args.repeat {
-        for timed in step()?.iter().filter(|t| t.seconds > 0.0) {
-            let (variant, node) = (timed.launch.dispatch.variant.to_string(), node(&timed.launch.name));
-            let found = kernels.iter().position(|k| k.variant == variant && k.node == node);
-            let place = found.unwrap_or_else(|| {
-                kernels.push(Kernel {
-                    variant,
-                    stem: timed.launch.dispatch.variant.kernel().name,
-                    node: node.to_string(),
-                    launches: 0,
-                    seconds: 0.0,
-                    traffic: Traffic::default(),
-                });
-                kernels.len() - 1
+    let runs = (0..args.repeat.max(3)).map(|_| step()).collect::<Result<Vec<_>>>()?;
+    for (i, timed) in runs[0].iter().enumerate() {
+        let mut seconds: Vec<f64> = runs.iter().map(|run| run[i].seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        let variant = timed.launch.dispatch.variant.to_string();
+        let node = node(&timed.launch.name);
+        let found = kernels.iter().position(|k| k.variant == variant && k.node == node);
+        let place = found.unwrap_or_else(|| {
+            kernels.push(Kernel {
+                variant,
+                stem: timed.launch.dispatch.variant.kernel().name,
+                node: node.to_string(),
+                launches: 0,
+                seconds: 0.0,
+                traffic: Traffic::default(),
             });
-            let kernel = &mut kernels[place];
-            kernel.seconds += timed.seconds / args.repeat as f64;
-            if run == 0 {
-                kernel.launches += 1;
-                kernel.traffic += timed.traffic;
-            }
-        }
+            kernels.len() - 1
+        });
+        let kernel = &mut kernels[place];
+        kernel.launches += 1;
+        kernel.seconds += seconds[seconds.len() / 2];
+        kernel.traffic += timed.traffic;
     }
+    // Launches that a batch leaves out take no time.
+    kernels.retain(|k| k.seconds > 0.0);
     kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     Ok(kernels)
 }

@@ -74,13 +74,14 @@ fn plot(svg: &mut String, report: &Report) -> std::result::Result<(), Box<dyn st
     let text = ("sans-serif", 12).into_font();
     let label = |at: (f64, f64), text_: String| Text::new(text_, at, text.clone());
     chart.draw_series([
-        label((start, copy * start * 2.0), format!("copy {copy:.1} GB/s")),
+        label((start, copy * start * 3.0), format!("copy {copy:.1} GB/s")),
         label((ridge, fma * 1.5), format!("multiply-adds {fma:.1} GFLOP/s")),
     ])?;
 
     let (mut line, mut number) = (24, 0);
     for (i, (test, points)) in tests.iter().enumerate() {
-        let color = Palette99::pick(i).to_rgba();
+        // Steps of the golden ratio keep neighbours apart; dark enough to read.
+        let color = HSLColor((i as f64 * 0.618).fract(), 0.8, 0.38).to_rgba();
         legend.draw(&Text::new(test.to_string(), (8, line), text.clone().color(&color)))?;
         line += 16;
         for point in points {
