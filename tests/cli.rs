@@ -754,4 +754,5 @@ fn bench_refuses_what_it_does_not_know() {
     bench(&["--synthetic", "llama-7b:f16", "--layers", "33"]).fails(&["1 to 32", "33"]);
     bench(&["-r", "0", "nothing"]).fails(&["repeat"]);
     bench(&["-b", "1,0", "nothing"]).fails(&["batch"]);
+    bench(&["--plot", "no/such/folder.svg", "nothing"]).fails(&["no/such/folder.svg"]);
 }

@@ -150,6 +150,7 @@ impl Case {
             rope: &rope,
             keys: &cache.keys,
             values: &cache.values,
+            choices: None,
         };
         let run = Executable::bind(context, plan, buffers, 1, cache.pages)?;
         Ok(Self { run, batch, tables: cache.tables().to_vec(), timed, copies: 1, traffic })
@@ -195,7 +196,7 @@ impl Case {
                 };
                 launch.dispatch = match split {
                     Split::Gemv(shape) => gemv::dispatch(&problem, shape, context.caps()),
-                    Split::Gemm(tile) => gemm::dispatch(&problem, tile),
+                    Split::Gemm(tile) => gemm::dispatch(&problem, tile, 1),
                 };
                 let bindings = launch.dispatch.variant.kernel().bindings.len();
                 let unused = launch.bindings[0];

@@ -83,7 +83,7 @@ fn rows(bench: &mut Bench<'_>) {
             }
             bench.row("gemm", &name(format!("{chunk}")), |c| Case::product(c, *shape, format, chunk, None));
             for tile in TILES.into_iter().filter(|_| !cpu) {
-                let what = format!("{chunk}/tile{}", 32 * tile.tokens);
+                let what = format!("{chunk}/tile{}", tile.size());
                 bench.row("gemm", &name(what), |c| {
                     Case::product(c, *shape, format, chunk, Some(cases::Split::Gemm(tile)))
                 });

@@ -74,6 +74,9 @@ impl Args {
         if self.batch.contains(&0) {
             return Err(Error::option("batch", "expected 1 or more sequences, found 0"));
         }
+        if let Some(path) = &self.plot {
+            std::fs::write(path, "").map_err(|e| Error::io(path, e))?;
+        }
         Ok(())
     }
 

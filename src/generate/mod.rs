@@ -1,5 +1,5 @@
-//! Generating text: sessions (one sequence with its cache), groups of
-//! sequences, samplers, and streams of pieces.
+//! Generating text: sessions (one sequence with its cache), groups of several, samplers, and
+//! streams of pieces.
 
 mod group;
 mod measure;

@@ -5,6 +5,7 @@ use std::time::Instant;
 use wgllama::graph::{Batch, Token};
 use wgllama::model::Config;
 use wgllama::plan::{Plan, Traffic};
+use wgllama::shape::Rows;
 use wgllama::{Group, Model, Phase, Result, Sampler, Sampling, Session, SessionOptions, host};
 
 use super::Args;
@@ -175,7 +176,9 @@ fn prompt(args: &Args, session: &mut Session, tokens: usize, depth: usize) -> Re
             batch.outputs.clear();
         }
         traffic += plan.traffic(&batch);
-        launches += plan.launches.len();
+        // Only the last chunk has logits.
+        let runs = |rows: Rows| rows == Rows::Tokens || !batch.outputs.is_empty();
+        launches += plan.launches.iter().filter(|l| runs(l.dispatch.rows)).count();
     }
     let first_chunk = &ids[..tokens.min(chunk)];
     let encode = encode_time(|| session.encode_time(first_chunk))? / first_chunk.len() as f64;
