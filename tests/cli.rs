@@ -602,7 +602,7 @@ fn wrong_usage_ends_with_2() {
 #[test]
 fn help_and_version_end_with_0() {
     let help = ran(wgllama(&["--help"])).ok();
-    for command in ["run", "devices", "inspect", "logits", "tokenize"] {
+    for command in ["run", "devices", "inspect", "logits", "tokenize", "kernels"] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         assert!(ran(wgllama(&[command, "--help"])).ok().contains("Usage: wgllama"));
     }
@@ -755,4 +755,42 @@ fn bench_refuses_what_it_does_not_know() {
     bench(&["-r", "0", "nothing"]).fails(&["repeat"]);
     bench(&["-b", "1,0", "nothing"]).fails(&["batch"]);
     bench(&["--plot", "no/such/folder.svg", "nothing"]).fails(&["no/such/folder.svg"]);
+}
+
+#[test]
+fn kernels_of_a_model_are_listed_and_written_without_a_gpu() {
+    let kernels = |args: &[&str]| {
+        let mut command = wgllama(&[&["kernels"], args].concat());
+        // No driver is asked.
+        command.env("VK_DRIVER_FILES", "/none").env("VK_ICD_FILENAMES", "/none");
+        ran(command)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let dump = text(folder.path());
+    let out = kernels(&["--synthetic", "llama-2-7b:q4_0", "--caps", "amd", "--dump", dump]).ok();
+    assert!(out.starts_with("decode: ") && out.contains("\nprompt of 512 tokens: "), "{out}");
+    // Of the 32 layers' matrices two are added to the residual.
+    assert!(
+        out.lines().any(|l| l.trim_start().starts_with("64 ") && l.contains("gemv[subgroup,q4_0,add,")),
+        "{out}"
+    );
+    let listed: BTreeSet<&str> =
+        out.lines().filter(|l| l.ends_with(']')).filter_map(|l| l.split_whitespace().last()).collect();
+    let written: BTreeSet<String> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| {
+            let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            assert!(source.contains("fn main("), "{source}");
+            source.lines().next().unwrap().trim_start_matches("// ").to_string()
+        })
+        .collect();
+    assert_eq!(listed, written.iter().map(String::as_str).collect());
+
+    let model = Model::new();
+    assert!(kernels(&[model.path(), "--caps", "lavapipe"]).ok().contains("gemv[thread,"));
+    let all = kernels(&["--caps", "baseline"]).ok();
+    assert!(all.lines().all(|l| l.ends_with(']') && !l.contains("subgroup")), "{all}");
+    assert!(all.contains("\nattention[") && all.contains("\ngemm["), "{all}");
+    kernels(&["--synthetic", "llama-9b:f16"]).fails(&["llama-9b", "llama-2-70b"]);
+    kernels(&["--synthetic", "llama-2-7b:q4_0", "--dump", "/dev/null/x"]).fails(&["/dev/null/x"]);
 }

@@ -8,11 +8,11 @@ mod roofline;
 
 use std::path::PathBuf;
 
-use wgllama::model::{Config, presets};
-use wgllama::{Context, Error, Model, ModelFiles, Result, WeightFormat};
+use wgllama::model::Config;
+use wgllama::{Context, Error, Model, ModelFiles, Result};
 
 use super::ceilings::Ceilings;
-use super::options::{CacheArgs, DeviceArgs, default_model, load};
+use super::options::{self, CacheArgs, DeviceArgs, default_model, load};
 use super::{Outcome, tell};
 use measure::Row;
 use report::Report;
@@ -111,7 +111,7 @@ pub fn run(args: &Args) -> Outcome {
 
 /// Measures a model of random weights, or a slice of it.
 fn random(args: &Args, name: &str) -> Result<Report> {
-    let (whole, format) = preset(name)?;
+    let (whole, format) = options::synthetic(name, None)?;
     let layers = whole.num_hidden_layers;
     let run = args.layers.unwrap_or(layers);
     if run == 0 || run > layers {
@@ -145,14 +145,4 @@ fn report(
     tell(format_args!("measuring the ceilings"));
     let ceilings = Ceilings::measure(context)?;
     Ok(Report { model, adapter: context.adapter().clone(), layers, scaled_from, ceilings, rows })
-}
-
-/// The preset and the format that `NAME:FORMAT` stands for.
-fn preset(text: &str) -> Result<(Config, WeightFormat)> {
-    let Some((name, format)) = text.split_once(':') else {
-        let message =
-            format!("expected NAME:FORMAT with one of {}, found '{text}'", presets::names().join(", "));
-        return Err(Error::option("synthetic", message));
-    };
-    Ok((Config::preset(name)?, format.parse()?))
 }

@@ -5,6 +5,7 @@ mod bench;
 mod ceilings;
 mod devices;
 mod inspect;
+mod kernels;
 mod logits;
 mod options;
 mod run;
@@ -33,6 +34,8 @@ enum Command {
     Devices(devices::Args),
     /// Describe a model; needs no GPU
     Inspect(inspect::Args),
+    /// List the kernels that plans use, and write their WGSL; needs no GPU
+    Kernels(kernels::Args),
     /// Measure speed, as a share of what the adapter could do
     Bench(bench::Args),
     /// Write the logits of all positions to a safetensors file
@@ -80,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Kernels(args) => kernels::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Tokenize(args) => tokenize::run(args),
