@@ -4,10 +4,12 @@
 // Links  step, rows_*, lane_*, weight_*, x_*, norm_*, out_*, bias_*
 //
 // A team holds ROWS x COLS sums (ROWS is a multiple of four), so that each activation serves
-// ROWS rows and each weight, decoded once, serves COLS tokens. With one column the scale of a group is applied to its
-// partial sum instead of to each weight: w = d q + m, so sum(w x) = d sum(q x) + m sum(x),
-// where sum(x) is shared by the rows. Rows come in shards (a limit of bindings, or joined
-// tensors of different formats), hence first and stride.
+// ROWS rows and each weight, decoded once, serves COLS tokens. With one column the scale of a
+// group is applied to its partial sum instead of to each weight: w = d q + m, so sum(w x) =
+// d sum(q x) + m sum(x), where sum(x) is shared by the rows. The blocks of four rows are under
+// way at a time: enough to hide memory behind, and few enough registers for many teams. Rows
+// come in shards (a limit of bindings, or joined tensors of different formats), hence first
+// and stride.
 struct Params {
     groups: u32,  // of 32 weights in a row
     rows: u32,    // in this shard, with the zero rows that fill the padding of y
@@ -25,57 +27,81 @@ const_assert COLS == 1u || !HAS_NORM;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
 @group(0) @binding(6) var<uniform> p: Params;
 
+// Adds what quads first .. end - 1 of a group contribute, for every column; `at` is where the
+// group of the first column lies.
+fn columns(
+    sums: ptr<function, array<f32, ROWS * COLS>>,
+    blocks: ptr<function, array<Block, ROWS>>,
+    at: u32,
+    first: u32,
+    end: u32,
+) {
+    for (var i = first; i < end; i++) {
+        var q: array<vec4<f32>, ROWS>;
+        for (var r = 0u; r < ROWS; r++) {
+            q[r] = quad((*blocks)[r], i);
+            if (HAS_SCALE) {
+                let dm = scale_min((*blocks)[r]);
+                q[r] = q[r] * dm.x + dm.y;
+            }
+        }
+        for (var c = 0u; c < COLS; c++) {
+            let v = x4(at + c * p.groups * 8u + i);
+            for (var r = 0u; r < ROWS; r++) {
+                (*sums)[r * COLS + c] += dot(q[r], v);
+            }
+        }
+    }
+}
+
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let t0 = group.z * COLS;
     for (var r0 = team.index * ROWS; r0 < p.rows; r0 += team.count * ROWS) {
         var sums: array<f32, ROWS * COLS>;
         var squares = 0.0;
         for (var g = lane.index; g < p.groups; g += lane.count) {
-            var blocks: array<Block, ROWS>;
-            for (var r = 0u; r < ROWS; r++) {
-                blocks[r] = block((r0 + r) * p.groups + g);
-            }
             if (COLS == 1u) {
-                var part: array<f32, ROWS>;
+                // Mesa unrolls a loop that walks an array whole, however long its body is; otherwise
+                // it would choose the words of a block by comparing i.
+                var v: array<vec4<f32>, 8>;
                 var total = vec4<f32>(0.0);
                 for (var i = 0u; i < 8u; i++) {
-                    var v = x4((t0 * p.groups + g) * 8u + i);
+                    v[i] = x4((t0 * p.groups + g) * 8u + i);
                     if (HAS_NORM) {
-                        squares += dot(v, v);
-                        v *= gain4(g * 8u + i);
+                        squares += dot(v[i], v[i]);
+                        v[i] *= gain4(g * 8u + i);
                     }
                     if (HAS_MIN) {
-                        total += v;
-                    }
-                    for (var r = 0u; r < ROWS; r++) {
-                        part[r] += dot(quad(blocks[r], i), v);
+                        total += v[i];
                     }
                 }
                 let all = total.x + total.y + total.z + total.w;
-                for (var r = 0u; r < ROWS; r++) {
-                    if (HAS_SCALE) {
-                        let dm = scale_min(blocks[r]);
-                        sums[r] += dm.x * part[r] + dm.y * all;
-                    } else {
-                        sums[r] += part[r];
+                for (var first = 0u; first < ROWS; first += 4u) {
+                    var blocks: array<Block, 4>;
+                    for (var r = 0u; r < 4u; r++) {
+                        blocks[r] = block((r0 + first + r) * p.groups + g);
+                    }
+                    for (var r = 0u; r < 4u; r++) {
+                        var part = 0.0;
+                        for (var i = 0u; i < 8u; i++) {
+                            part += dot(quad(blocks[r], i), v[i]);
+                        }
+                        sums[first + r] += weigh(blocks[r], part, all);
                     }
                 }
             } else {
-                for (var i = 0u; i < 8u; i++) {
-                    var q: array<vec4<f32>, ROWS>;
-                    for (var r = 0u; r < ROWS; r++) {
-                        q[r] = quad(blocks[r], i);
-                        if (HAS_SCALE) {
-                            let dm = scale_min(blocks[r]);
-                            q[r] = q[r] * dm.x + dm.y;
-                        }
-                    }
-                    for (var c = 0u; c < COLS; c++) {
-                        let v = x4(((t0 + c) * p.groups + g) * 8u + i);
-                        for (var r = 0u; r < ROWS; r++) {
-                            sums[r * COLS + c] += dot(q[r], v);
-                        }
-                    }
+                var blocks: array<Block, ROWS>;
+                for (var r = 0u; r < ROWS; r++) {
+                    blocks[r] = block((r0 + r) * p.groups + g);
+                }
+                let at = (t0 * p.groups + g) * 8u;
+                if (COLS < 8u) {
+                    columns(&sums, &blocks, at, 0u, 2u);
+                    columns(&sums, &blocks, at, 2u, 4u);
+                    columns(&sums, &blocks, at, 4u, 6u);
+                    columns(&sums, &blocks, at, 6u, 8u);
+                } else {
+                    columns(&sums, &blocks, at, 0u, 8u);
                 }
             }
         }

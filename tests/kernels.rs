@@ -207,14 +207,17 @@ fn gemm_of_emulated_matrices_equals_the_reference() {
     }
 }
 
-/// Divisions of work that `tuning` and `select` may choose, with a batch that fills no layer.
+/// Divisions of work that `tuning` and `select` may choose, with batches that fill no layer. Of the columns of
+/// small batches only some, since each costs compile time: the loops over columns are the same for all.
 fn shapes(lane: Part) -> Vec<(usize, GemvShape)> {
     let shape = |tokens, cols, wg, uniform| (tokens, GemvShape { lane, rows: 4, cols, wg, uniform });
     match lane {
         Part::LaneThread => {
             vec![shape(1, 1, 8, true), shape(1, 1, 8, false), shape(9, 8, 8, true), shape(9, 8, 8, false)]
         }
-        Part::LaneSubgroup => vec![shape(1, 1, 128, false), shape(9, 8, 128, false)],
+        Part::LaneSubgroup => {
+            vec![shape(1, 1, 128, false), shape(2, 3, 128, false), shape(9, 8, 128, false)]
+        }
         _ => vec![shape(1, 1, 64, false), shape(3, 4, 64, false)],
     }
 }
@@ -223,11 +226,17 @@ fn shapes(lane: Part) -> Vec<(usize, GemvShape)> {
 fn the_tested_divisions_are_those_that_adapters_get() {
     for (name, caps) in Caps::presets() {
         for tokens in [1, 9, 512] {
-            let chosen = wgllama::kernels::tuning::gemv(&caps, tokens);
+            let chosen = wgllama::kernels::tuning::gemv(&caps, tokens, false);
             assert!(
                 shapes(chosen.lane).iter().any(|(_, s)| *s == chosen),
                 "{name}: {chosen:?} is not tested"
             );
+        }
+        // A batch of few tokens wastes no column on a GPU.
+        for tokens in 2..=8 {
+            let chosen = wgllama::kernels::tuning::gemv(&caps, tokens, false);
+            let cpu = caps.kind == wgllama::caps::AdapterKind::Cpu;
+            assert_eq!(chosen.cols as usize, if cpu { 8 } else { tokens }, "{name}");
         }
     }
 }

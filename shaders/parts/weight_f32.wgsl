@@ -15,3 +15,6 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
 }
 
 fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
+
+// The sum of w x, from those of q x and of x over the group.
+fn weigh(b: Block, qx: f32, x: f32) -> f32 { return qx; }

@@ -17,3 +17,9 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
 }
 
 fn scale_min(b: Block) -> vec2<f32> { return unpack2x16float(b.dm); }
+
+// The sum of w x, from those of q x and of x over the group.
+fn weigh(b: Block, qx: f32, x: f32) -> f32 {
+    let dm = unpack2x16float(b.dm);
+    return dm.x * qx + dm.y * x;
+}

@@ -11,8 +11,8 @@ struct Block {
 
 // Group `g` (counted over all rows) of 32 weights.
 fn block(g: u32) -> Block {
-    let pair = unpack2x16float(scales[g / 2u]);
-    return Block(w[g * 2u], w[g * 2u + 1u], select(pair.y, pair.x, g % 2u == 0u));
+    // Of two scales in a word the low or the high one: WGSL shifts by the remainder of 32.
+    return Block(w[g * 2u], w[g * 2u + 1u], unpack2x16float(scales[g / 2u] >> (16u * g)).x);
 }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
@@ -21,3 +21,6 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
 }
 
 fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(b.d, -128.0 * b.d); }
+
+// The sum of w x, from those of q x and of x over the group.
+fn weigh(b: Block, qx: f32, x: f32) -> f32 { return b.d * (qx - 128.0 * x); }

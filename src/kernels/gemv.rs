@@ -1,10 +1,12 @@
 //! Matrix times one or a few vectors; see `shaders/gemv.wgsl`.
 
+use std::collections::HashSet;
+
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
 use crate::kernels::tuning::{self, GemvShape};
 use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params};
-use crate::shape::{GROUP, padded};
+use crate::shape::{GROUP, MAX_COLS, padded};
 
 params! {
     /// Params of [`GEMV`].
@@ -115,40 +117,44 @@ fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
-    let mut lanes = vec![(Part::LaneThread, 8), (Part::LaneWorkgroup, 64)];
-    if caps.subgroup.is_some() {
-        lanes.push((Part::LaneSubgroup, 128));
-    }
     let mut all = Vec::new();
-    for (lane, wg) in lanes {
-        for format in WeightFormat::ALL {
-            for (cols, uniform) in [(1, false), (1, true), (4, false), (8, false)] {
-                let shape = GemvShape { lane, rows: 4, cols, wg, uniform };
-                let plain = Gemv { format, max_batch: cols as usize, ..Gemv::SMALL };
-                all.push(variant(shape, &plain));
-                all.push(variant(shape, &Gemv { batch: Rows::Outputs, ..plain }));
-                let norm = (cols == 1).then_some(1e-5);
-                for out in [Out::Store, Out::Add, Out::Swiglu] {
-                    for bias in [false, true] {
-                        all.push(variant(shape, &Gemv { out, bias, norm, ..plain }));
-                        all.push(variant(shape, &Gemv { out, bias, ..plain }));
+    for format in WeightFormat::ALL {
+        // One column for each small batch, and what larger ones get.
+        for max_batch in 1..=MAX_COLS + 1 {
+            let plain = Gemv { format, max_batch, ..Gemv::SMALL };
+            let mut problems = vec![Gemv { batch: Rows::Outputs, ..plain }];
+            for out in [Out::Store, Out::Add, Out::Swiglu] {
+                for bias in [false, true] {
+                    problems.push(Gemv { out, bias, ..plain });
+                    if tuning::norm_prologue(caps, max_batch) {
+                        problems.push(Gemv { out, bias, norm: Some(1e-5), ..plain });
                     }
+                }
+            }
+            for problem in problems {
+                let shape = shape(&problem, caps);
+                all.push(variant(shape, &problem));
+                if shape.uniform {
+                    // Activations that exceed a uniform binding.
+                    all.push(variant(GemvShape { uniform: false, ..shape }, &problem));
                 }
             }
         }
     }
+    let mut seen = HashSet::new();
+    all.retain(|v| seen.insert(*v));
     all
 }
 
 /// The division of work for `problem`; activations that exceed a uniform binding come from
 /// storage.
 pub fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
-    let mut shape = tuning::gemv(caps, problem.max_batch);
+    let mut shape = tuning::gemv(caps, problem.max_batch, problem.norm.is_some());
     shape.uniform &= uniform_vectors(problem, shape) as u64 * 16 <= caps.max_uniform_binding;
     shape
 }
 
-/// Teams of four rows; see [`tuning::gemv`] for who is a team.
+/// Teams of a few rows; see [`tuning::gemv`] for who is a team.
 pub fn select(problem: &Gemv, caps: &Caps) -> Dispatch {
     let shape = shape(problem, caps);
     dispatch(problem, shape, caps)

@@ -4,6 +4,7 @@
 use crate::caps::{AdapterKind, Caps};
 use crate::kernels::Part;
 use crate::kernels::gemm::Tile;
+use crate::shape::MAX_COLS;
 
 /// How a mat-vec divides its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,30 +21,31 @@ pub struct GemvShape {
     pub uniform: bool,
 }
 
-/// The division of a mat-vec for batches of up to `tokens` tokens.
-pub fn gemv(caps: &Caps, tokens: usize) -> GemvShape {
+/// The division of a mat-vec for batches of up to `tokens` tokens, which are normalised on the
+/// way in if `norm` says so.
+///
+/// A team computes four rows. What it does once for all of them (squares, gains and sums of the
+/// activations) takes a fifth of its instructions where it normalises, so there it computes
+/// eight: on RDNA3 a q4_0 weight then costs 3.0 vector instructions instead of 3.4, in as many
+/// registers (docs/ISA.md). On GPUs there is a variant for each small number of tokens; all fit
+/// registers. On software adapters each would cost seconds to compile, so they have one or
+/// eight columns.
+pub fn gemv(caps: &Caps, tokens: usize, norm: bool) -> GemvShape {
+    let rows = if norm { 8 } else { 4 };
+    let few = if tokens <= MAX_COLS { Some(tokens.max(1) as u32) } else { None };
     match caps {
         Caps { kind: AdapterKind::Cpu, .. } => GemvShape {
             lane: Part::LaneThread,
-            rows: 4,
+            rows,
             cols: if tokens == 1 { 1 } else { 8 },
             wg: 8,
             uniform: true,
         },
-        Caps { subgroup: Some(_), .. } => GemvShape {
-            lane: Part::LaneSubgroup,
-            rows: 4,
-            cols: if tokens == 1 { 1 } else { 8 },
-            wg: 128,
-            uniform: false,
-        },
-        _ => GemvShape {
-            lane: Part::LaneWorkgroup,
-            rows: 4,
-            cols: if tokens == 1 { 1 } else { 4 },
-            wg: 64,
-            uniform: false,
-        },
+        Caps { subgroup: Some(_), .. } => {
+            GemvShape { lane: Part::LaneSubgroup, rows, cols: few.unwrap_or(8), wg: 128, uniform: false }
+        }
+        // A sum over a workgroup waits for a tree in memory: many columns wait longer.
+        _ => GemvShape { lane: Part::LaneWorkgroup, rows, cols: few.unwrap_or(4), wg: 64, uniform: false },
     }
 }
 
