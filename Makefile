@@ -1,9 +1,10 @@
-.PHONY: help demo test build
+.PHONY: help demo test build isa
 
 help:
 	@echo 'make demo    set up what is missing (Debian, Ubuntu), build, and generate text'
 	@echo 'make test    everything CI checks, on the software adapter'
 	@echo 'make build   target/release/wgllama'
+	@echo 'make isa     docs/ISA.md: what a GPU compiler makes of the kernels (needs Mesa, no GPU)'
 
 demo:
 	@scripts/demo.sh
@@ -13,3 +14,6 @@ test:
 
 build:
 	cargo build --release
+
+isa:
+	REQUIRE_RADV=1 cargo test --test isa report -- --ignored

@@ -44,12 +44,21 @@ export REQUIRE_GPU=1
 if [[ -d ../shared ]]; then
     export REQUIRE_SHARED=1
 fi
+# Mesa's AMD compiler needs no GPU and reads the kernels where it is new enough.
+require_radv() {
+    if compgen -G '/usr/share/vulkan/icd.d/radeon_icd*.json' >/dev/null && have_apt &&
+        (($(major "$(installed_version mesa-vulkan-drivers)") >= MESA_MAJOR_WANTED)); then
+        export REQUIRE_RADV=1
+    fi
+}
+
 # Mesa compiles each pipeline once and keeps it here for the other test binaries
 # and for the next run.
 export MESA_SHADER_CACHE_DIR=$target/mesa-cache
 mkdir -p "$MESA_SHADER_CACHE_DIR"
 
 step setup setup
+require_radv
 step 'cargo fmt' cargo fmt --check
 step 'cargo clippy' cargo clippy --all-targets -- -D warnings
 # Library, binary, examples (built), integration tests and doc tests.

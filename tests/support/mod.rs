@@ -15,7 +15,7 @@ fn required(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|v| !v.is_empty())
 }
 
-fn skip<T>(what: &str, variable: &str) -> Option<T> {
+pub fn skip<T>(what: &str, variable: &str) -> Option<T> {
     assert!(!required(variable), "{what} is missing, and {variable} is set");
     eprintln!("skipped: {what} is missing");
     None
