@@ -82,11 +82,14 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                         blocks[r] = block((r0 + first + r) * p.groups + g);
                     }
                     for (var r = 0u; r < 4u; r++) {
-                        var part = 0.0;
+                        var part = select(sums[first + r], 0.0, HAS_SCALE);
                         for (var i = 0u; i < 8u; i++) {
                             part += dot(quad(blocks[r], i), v[i]);
                         }
-                        sums[first + r] += weigh(blocks[r], part, all);
+                        if (HAS_SCALE) {
+                            part = sums[first + r] + weigh(blocks[r], part, all);
+                        }
+                        sums[first + r] = part;
                     }
                 }
             } else {

@@ -206,8 +206,6 @@ fn limit(variant: &Variant) -> Option<f64> {
         _ if calls(variant, "dot4I8Packed") => 1.5,
         WeightFormat::F32 => 1.5,
         WeightFormat::F16 => 1.75,
-        // Without subgroups, see docs/ISA.md.
-        WeightFormat::BF16 if variant.parts().any(|p| p == Part::LaneWorkgroup) => 2.55,
         WeightFormat::BF16 => 2.5,
         WeightFormat::Q8_0 => 2.75,
         WeightFormat::Q4_0 | WeightFormat::Q4_1 => 3.0,

@@ -1,6 +1,6 @@
 //! What several test files share: the device, the models that may lie beside the project, and
 //! goldens. Where something is missing a test says so and passes, unless the environment
-//! requires it (`REQUIRE_GPU`, `REQUIRE_SHARED`, `REQUIRE_SMOLLM2`), as `make test` does.
+//! requires it (`REQUIRE_GPU`, `REQUIRE_SHARED`, `REQUIRE_SMOLLM2`, `REQUIRE_RADV`), as `make test` does.
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
