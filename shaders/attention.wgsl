@@ -1,12 +1,14 @@
 // y[t, h, :] = sum_j softmax_j(scale q[t, h, :] . k[j, :]) v[j, :], j <= pos_t
 //
 // Grid   (kv_heads x blocks of HEADS query heads, n_tokens, splits of the span).
-// Links  step, lane_workgroup*, kv_*, span_*
+// Links  step, lane_workgroup*, queries_*, kv_*, span_*
 //
 // The query heads that share a KV head are the rows of one tile, so each key and value is
-// read once for HEADS of them. Keys come a page at a time, one per invocation; the softmax is
-// online (Milakov and Gimelshein 2018) in f32, with the running sum kept per invocation and
-// reduced once at the end. Values: each invocation owns ITEMS groups of eight outputs.
+// read once for HEADS of them. Keys come a page at a time, whole keys to an invocation; the
+// softmax is online (Milakov and Gimelshein 2018) in f32, with the running sum kept per
+// invocation and reduced once at the end. For the values the workgroup is PARTS rows of OCTS
+// invocations: each owns a group of eight outputs (ITEMS groups, where a head has more than
+// there are invocations) of all HEADS, over every PARTS-th key of the page.
 struct Params {
     kv_heads: u32,
     group_heads: u32,  // query heads per KV head
@@ -25,10 +27,13 @@ struct Params {
 @group(0) @binding(4) var<uniform> p: Params;
 
 const LOWEST = -3.0e38;
+const PARTS = max(1u, WG / OCTS);           // invocations that share eight outputs of a head
+const FOURS = (HEADS + 3u) / 4u;            // heads, four at a time
+const ITEMS = (OCTS + WG - 1u) / WG;        // groups of eight outputs of an invocation
 
-var<workgroup> queries: array<vec4<f32>, HEADS * OCTS * 2>;
 var<workgroup> weights: array<f32, HEADS * PAGE>;
-var<workgroup> shrink: array<f32, HEADS>;
+var<workgroup> parts_low: array<vec4<f32>, WG>;
+var<workgroup> parts_high: array<vec4<f32>, WG>;
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let t = group.y;
@@ -36,7 +41,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let first = group.x % p.blocks * HEADS;               // among the heads of this KV head
     let heads = min(HEADS, p.group_heads - first);
     let head = kv_head * p.group_heads + first;           // among all heads
-    for (var i = lane.index; i < HEADS * OCTS * 2u; i += lane.count) {
+    for (var i = queries_first(lane); i < HEADS * OCTS * 2u; i += queries_step(lane)) {
         var value = vec4<f32>(0.0);
         if (i < heads * OCTS * 2u) {
             value = q[t * p.q_pitch / 4u + head * OCTS * 2u + i] * p.scale;
@@ -45,13 +50,16 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     }
     workgroupBarrier();
 
-    var top: array<f32, HEADS>;
-    var sum: array<f32, HEADS>;
-    for (var h = 0u; h < HEADS; h++) {
-        top[h] = LOWEST;
+    // Written so that with one part the compiler sees that all invocations read one weight.
+    let part = select(lane.index / OCTS, 0u, PARTS == 1u);
+    let oct = select(lane.index % OCTS, lane.index, PARTS == 1u);
+    var top: array<vec4<f32>, FOURS>;
+    var sum: array<vec4<f32>, FOURS>;
+    for (var f = 0u; f < FOURS; f++) {
+        top[f] = vec4<f32>(LOWEST);
     }
-    var low: array<vec4<f32>, ITEMS>;
-    var high: array<vec4<f32>, ITEMS>;
+    var low: array<vec4<f32>, HEADS * ITEMS>;
+    var high: array<vec4<f32>, HEADS * ITEMS>;
 
     let sequence = token_sequence(t);
     let count = token_position(t) + 1u;
@@ -60,10 +68,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     for (var n = first_page(pages, group); n < end; n++) {
         let page = (page_of(sequence, n) * p.kv_heads + kv_head) * PAGE * OCTS;
         let here = min(PAGE, count - n * PAGE);
-        var score: array<f32, HEADS>;
-        if (lane.index < here) {
+        var seen = top;
+        for (var j = lane.index; j < here; j += WG) {
+            var score: array<f32, HEADS>;
             for (var o = 0u; o < OCTS; o++) {
-                let key = k[page + lane.index * OCTS + o];
+                let key = k[page + j * OCTS + o];
                 let key_low = kv_low(key);
                 let key_high = kv_high(key);
                 for (var h = 0u; h < HEADS; h++) {
@@ -71,54 +80,70 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                     score[h] += dot(queries[at], key_low) + dot(queries[at + 1u], key_high);
                 }
             }
-        }
-        for (var h = 0u; h < HEADS; h++) {
-            let seen = max_all(lane, select(LOWEST, score[h], lane.index < here));
-            let next = max(top[h], seen);
-            let factor = exp(top[h] - next);
-            let weight = select(0.0, exp(score[h] - next), lane.index < here);
-            top[h] = next;
-            sum[h] = sum[h] * factor + weight;
-            weights[h * PAGE + lane.index] = weight;
-            if (lane.index == 0u) {
-                shrink[h] = factor;
+            for (var h = 0u; h < HEADS; h++) {
+                weights[h * PAGE + j] = score[h];
+                seen[h / 4u][h % 4u] = max(seen[h / 4u][h % 4u], score[h]);
             }
         }
+        for (var f = 0u; f < FOURS; f++) {
+            seen[f] = max_all4(lane, seen[f]);
+            sum[f] *= exp(top[f] - seen[f]);
+        }
+        for (var h = 0u; h < HEADS; h++) {
+            let next = seen[h / 4u][h % 4u];
+            let shrink = exp(top[h / 4u][h % 4u] - next);
+            for (var item = 0u; item < ITEMS; item++) {
+                low[h * ITEMS + item] *= shrink;
+                high[h * ITEMS + item] *= shrink;
+            }
+            for (var j = lane.index; j < here; j += WG) {
+                let weight = exp(weights[h * PAGE + j] - next);
+                weights[h * PAGE + j] = weight;
+                sum[h / 4u][h % 4u] += weight;
+            }
+        }
+        top = seen;
         workgroupBarrier();
-        for (var item = 0u; item < ITEMS; item++) {
-            let i = lane.index + item * PAGE;
-            if (i < HEADS * OCTS) {
-                let h = i / OCTS;
-                let o = i % OCTS;
-                var a = low[item] * shrink[h];
-                var b = high[item] * shrink[h];
-                for (var j = 0u; j < here; j++) {
-                    let value = v[page + j * OCTS + o];
-                    let weight = weights[h * PAGE + j];
-                    a += kv_low(value) * weight;
-                    b += kv_high(value) * weight;
+        if (part < PARTS) {
+            for (var j = part; j < here; j += PARTS) {
+                for (var item = 0u; item < ITEMS; item++) {
+                    let value = v[page + j * OCTS + min(oct + item * WG, OCTS - 1u)];
+                    let value_low = kv_low(value);
+                    let value_high = kv_high(value);
+                    for (var h = 0u; h < HEADS; h++) {
+                        let weight = weights[h * PAGE + j];
+                        low[h * ITEMS + item] += value_low * weight;
+                        high[h * ITEMS + item] += value_high * weight;
+                    }
                 }
-                low[item] = a;
-                high[item] = b;
             }
         }
         workgroupBarrier();
     }
 
-    // Sums and largest scores by head, for whoever owns the head's outputs.
-    for (var h = 0u; h < HEADS; h++) {
-        let total = sum_all(lane, sum[h]);
-        if (lane.index == 0u) {
-            shrink[h] = total;
-            weights[h] = top[h];
-        }
+    for (var f = 0u; f < FOURS; f++) {
+        sum[f] = sum_all4(lane, sum[f]);
     }
-    workgroupBarrier();
-    for (var item = 0u; item < ITEMS; item++) {
-        let i = lane.index + item * PAGE;
-        if (i < heads * OCTS) {
-            let h = i / OCTS;
-            finish(t, group, head + h, i % OCTS * 8u, low[item], high[item], weights[h], shrink[h]);
+    for (var h = 0u; h < HEADS; h++) {
+        for (var item = 0u; item < ITEMS; item++) {
+            var a = low[h * ITEMS + item];
+            var b = high[h * ITEMS + item];
+            if (PARTS > 1u) {
+                parts_low[lane.index] = a;
+                parts_high[lane.index] = b;
+                workgroupBarrier();
+                if (part == 0u) {
+                    for (var i = 1u; i < PARTS; i++) {
+                        a += parts_low[i * OCTS + oct];
+                        b += parts_high[i * OCTS + oct];
+                    }
+                }
+                workgroupBarrier();
+            }
+            let o = oct + item * WG;
+            if (h < heads && part == 0u && o < OCTS) {
+                finish(t, group, head + h, o * 8u, a, b, top[h / 4u][h % 4u], sum[h / 4u][h % 4u]);
+            }
         }
     }
     // The padding of the row stays zero, whatever the memory held before.

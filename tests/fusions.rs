@@ -37,10 +37,12 @@ fn fuse(graph: &Graph, keep: &[String]) -> Graph {
     fuse::fuse(graph, &target(keep, &layouts))
 }
 
+const GPU: Caps = Caps::nvidia();
+
 /// Everything that an adapter may be given, for twenty tokens.
 fn target<'a>(keep: &'a [String], layouts: &'a [WeightLayout]) -> Target<'a> {
     let tiling = Some(Tiling { tokens: 20, groups: 128 });
-    Target { keep, layouts, norm: true, swiglu: true, attention_groups: 64, pages: 8, tiling }
+    Target { keep, layouts, norm: true, swiglu: true, caps: &GPU, attention_groups: 64, pages: 8, tiling }
 }
 
 fn layouts(graph: &Graph) -> Vec<WeightLayout> {

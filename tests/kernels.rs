@@ -385,7 +385,9 @@ fn split_attention_equals_the_reference() {
     let limits = (gpu.caps().max_storage_binding, gpu.caps().max_buffer);
     let coop = gpu.caps().coop;
     let caps = Caps { subgroup, coop, max_storage_binding: limits.0, max_buffer: limits.1, ..Caps::nvidia() };
-    for (heads, kv_heads, head_dim, context) in [(9, 3, 64, 160), (6, 2, 10, 700), (40, 40, 8, 700)] {
+    for (heads, kv_heads, head_dim, context) in
+        [(9, 3, 64, 160), (6, 2, 10, 700), (40, 40, 8, 700), (2, 1, 256, 160)]
+    {
         let rig = Rig::new(attention_graph(Heads { heads, kv_heads, head_dim }, 8), WeightFormat::F32, 7);
         let mut options = PlanOptions::new(2, 2, KvFormat::F32);
         options.context = context;

@@ -14,7 +14,7 @@ fn sum_all(lane: Lane, v: f32) -> f32 { return v; }
 
 fn sum_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> { return v; }
 
-fn max_all(lane: Lane, v: f32) -> f32 { return v; }
+fn max_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> { return v; }
 
 @compute @workgroup_size(WG)
 fn main(

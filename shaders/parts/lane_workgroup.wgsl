@@ -28,16 +28,16 @@ fn sum_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> {
 
 fn sum_all(lane: Lane, v: f32) -> f32 { return sum_all4(lane, vec4<f32>(v, 0.0, 0.0, 0.0)).x; }
 
-fn max_all(lane: Lane, v: f32) -> f32 {
-    lane_tree[lane.index].x = v;
+fn max_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> {
+    lane_tree[lane.index] = v;
     workgroupBarrier();
     for (var half = WG / 2u; half > 0u; half /= 2u) {
         if (lane.index < half) {
-            lane_tree[lane.index].x = max(lane_tree[lane.index].x, lane_tree[lane.index + half].x);
+            lane_tree[lane.index] = max(lane_tree[lane.index], lane_tree[lane.index + half]);
         }
         workgroupBarrier();
     }
-    let top = lane_tree[0].x;
+    let top = lane_tree[0];
     workgroupBarrier();
     return top;
 }

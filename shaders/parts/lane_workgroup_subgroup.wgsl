@@ -31,15 +31,15 @@ fn sum_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> {
 
 fn sum_all(lane: Lane, v: f32) -> f32 { return sum_all4(lane, vec4<f32>(v, 0.0, 0.0, 0.0)).x; }
 
-fn max_all(lane: Lane, v: f32) -> f32 {
+fn max_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> {
     let part = subgroupMax(v);
     if (lane.first) {
-        lane_partial[lane.subgroup].x = part;
+        lane_partial[lane.subgroup] = part;
     }
     workgroupBarrier();
-    var top = lane_partial[0].x;
+    var top = lane_partial[0];
     for (var i = 1u; i < lane.subgroups; i++) {
-        top = max(top, lane_partial[i].x);
+        top = max(top, lane_partial[i]);
     }
     workgroupBarrier();
     return top;

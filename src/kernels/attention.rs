@@ -44,15 +44,23 @@ pub const fn part_values(head_dim: usize) -> usize {
     8 + stored_head_dim(head_dim)
 }
 
-/// Workgroups that a token takes before any splits.
-pub fn groups(heads: usize, kv_heads: usize) -> usize {
-    let group_heads = heads / kv_heads.max(1);
-    kv_heads * group_heads.div_ceil(heads_per_group(group_heads, MOST_HEADS))
+/// How attention divides its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Invocations of a workgroup: one team.
+    pub wg: u32,
+    /// Where the queries of a workgroup lie.
+    pub queries: Part,
+    /// The most query heads of one workgroup.
+    pub heads: usize,
 }
 
-/// The most query heads that one workgroup serves: with heads of 256 values their queries take
-/// 8 of the 16 KiB of workgroup memory that WebGPU guarantees.
-const MOST_HEADS: usize = 8;
+/// Workgroups that a token takes before any splits.
+pub fn groups(heads: usize, kv_heads: usize, head_dim: usize, caps: &Caps) -> usize {
+    let group_heads = heads / kv_heads.max(1);
+    let shape = tuning::attention(caps, group_heads, stored_head_dim(head_dim));
+    kv_heads * group_heads.div_ceil(heads_per_group(group_heads, shape.heads))
+}
 
 /// Query heads of one KV head that one workgroup serves, `most` if possible: equal shares, so
 /// that no workgroup idles on part of its rows.
@@ -91,18 +99,17 @@ impl Attention {
     }
 }
 
-fn variant(lane: Part, kv: KvFormat, heads: usize, stored: usize, splits: usize) -> Variant {
-    let octs = stored / 8;
-    let (span, count) = if splits > 1 { (Part::SpanSplit, 6) } else { (Part::SpanWhole, 5) };
+fn variant(shape: Shape, lane: Part, kv: KvFormat, heads: usize, stored: usize, splits: usize) -> Variant {
+    let (span, count) = if splits > 1 { (Part::SpanSplit, 5) } else { (Part::SpanWhole, 4) };
     let numbers = [
-        ("WG", PAGE as u32),
+        ("WG", shape.wg),
         ("PAGE", PAGE as u32),
         ("HEADS", heads as u32),
-        ("OCTS", octs as u32),
-        ("ITEMS", (heads * octs).div_ceil(PAGE) as u32),
+        ("OCTS", stored as u32 / 8),
         ("SPLITS", splits as u32),
     ];
-    Variant::new(&ATTENTION, &[Part::Step, lane, Part::Kv(kv), span], &numbers[..count])
+    let parts = [Part::Step, lane, shape.queries, Part::Kv(kv), span];
+    Variant::new(&ATTENTION, &parts, &numbers[..count])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -114,17 +121,20 @@ fn variants(caps: &Caps) -> Vec<Variant> {
     let mut all = Vec::new();
     for lane in lanes {
         for kv in KvFormat::ALL {
-            for splits in [1, 8] {
-                all.extend(shapes.map(|(heads, stored)| variant(lane, kv, heads, stored, splits)));
+            for (heads, stored) in shapes {
+                let shape = tuning::attention(caps, heads, stored);
+                let heads = heads_per_group(heads, shape);
+                all.extend([1, 8].map(|splits| variant(shape, lane, kv, heads, stored, splits)));
             }
         }
     }
     all
 }
 
-/// One workgroup for a token and up to eight of the query heads that share a KV head.
+/// One workgroup for a token and some or all of the query heads that share a KV head.
 pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
     let stored = stored_head_dim(problem.head_dim);
+    let shape = tuning::attention(caps, problem.heads / problem.kv_heads.max(1), stored);
     let lane = tuning::workgroup_lane(caps);
-    problem.dispatch(MOST_HEADS, |heads| variant(lane, problem.kv, heads, stored, problem.splits))
+    problem.dispatch(shape.heads, |heads| variant(shape, lane, problem.kv, heads, stored, problem.splits))
 }

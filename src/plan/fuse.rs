@@ -1,6 +1,7 @@
 //! Rewrite rules over a graph, one function each; every rule is tested against the reference
 //! run of the graph that it started from.
 
+use crate::caps::Caps;
 use crate::graph::{Graph, Node, NodeId, Op, Out, VectorId, WeightId};
 use crate::kernels::tuning::Tiling;
 use crate::kernels::{attention, gemm_merge};
@@ -19,6 +20,8 @@ pub struct Target<'a> {
     pub norm: bool,
     /// Whether SwiGLU goes into the mat-vec before it.
     pub swiglu: bool,
+    /// The adapter.
+    pub caps: &'a Caps,
     /// Workgroups that attention should have; 0 never splits it.
     pub attention_groups: usize,
     /// Pages that a sequence may have.
@@ -153,7 +156,7 @@ fn norm_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
 fn split_attention(graph: &mut Graph, target: &Target<'_>) -> bool {
     for at in 0..graph.nodes.len() {
         let Op::Attention { layer, heads, scale } = graph.nodes[at].op else { continue };
-        let groups = attention::groups(heads.heads, heads.kv_heads);
+        let groups = attention::groups(heads.heads, heads.kv_heads, heads.head_dim, target.caps);
         let splits = target.attention_groups.div_ceil(groups).min(target.pages);
         if splits < 2 {
             continue;

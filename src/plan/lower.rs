@@ -25,6 +25,7 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         layouts,
         norm: tuning::norm_prologue(caps, options.max_tokens),
         swiglu: tuning::swiglu_epilogue(caps, options.max_tokens),
+        caps,
         attention_groups: tuning::attention_groups(caps, options.max_tokens),
         pages: options.context.div_ceil(PAGE),
         tiling: tuning::tiling(caps, options.max_tokens),
