@@ -123,7 +123,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
         for kv in KvFormat::ALL {
             for (heads, stored) in shapes {
                 let shape = tuning::attention(caps, heads, stored);
-                let heads = heads_per_group(heads, shape);
+                let heads = heads_per_group(heads, shape.heads);
                 all.extend([1, 8].map(|splits| variant(shape, lane, kv, heads, stored, splits)));
             }
         }
