@@ -123,6 +123,8 @@ fn mass(lane: Lane, o: u32, top: f32, cut: f32) -> f32 {
     return sum_all(lane, sum);
 }
 
+fn max_all(lane: Lane, v: f32) -> f32 { return max_all4(lane, vec4<f32>(v)).x; }
+
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let o = group.y;
     let token = output_token(o);

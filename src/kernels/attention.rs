@@ -59,44 +59,13 @@ pub struct Shape {
 pub fn groups(heads: usize, kv_heads: usize, head_dim: usize, caps: &Caps) -> usize {
     let group_heads = heads / kv_heads.max(1);
     let shape = tuning::attention(caps, group_heads, stored_head_dim(head_dim));
-    kv_heads * group_heads.div_ceil(heads_per_group(group_heads, shape.heads))
+    kv_heads * group_heads.div_ceil(heads_per_group(group_heads, shape))
 }
 
-/// Query heads of one KV head that one workgroup serves, `most` if possible: equal shares, so
-/// that no workgroup idles on part of its rows.
-fn heads_per_group(group_heads: usize, most: usize) -> usize {
-    group_heads.div_ceil(group_heads.div_ceil(most))
-}
-
-impl Attention {
-    /// The dispatch of a kernel whose workgroups serve up to `most` heads, in the variant for
-    /// as many as they do.
-    pub(super) fn dispatch(&self, most: usize, variant: impl Fn(usize) -> Variant) -> Dispatch {
-        let stored = stored_head_dim(self.head_dim);
-        let group_heads = self.heads / self.kv_heads.max(1);
-        let heads = heads_per_group(group_heads, most);
-        let blocks = group_heads.div_ceil(heads);
-        let width = match self.splits {
-            1 => self.heads * self.head_dim,
-            splits => self.heads * splits * part_values(self.head_dim),
-        };
-        let params = AttentionParams {
-            kv_heads: self.kv_heads as u32,
-            group_heads: group_heads as u32,
-            blocks: blocks as u32,
-            head_dim: self.head_dim as u32,
-            scale: self.scale,
-            q_pitch: padded(self.heads * stored) as u32,
-            pitch: padded(width) as u32,
-            width: width as u32,
-        };
-        Dispatch {
-            variant: variant(heads),
-            params: params.words(),
-            grid: Grid::PerRow { groups: (self.kv_heads * blocks) as u32, splits: self.splits as u32 },
-            rows: Rows::Tokens,
-        }
-    }
+/// Query heads of one KV head that one workgroup serves: equal shares, so that no workgroup
+/// idles on part of its rows.
+fn heads_per_group(group_heads: usize, shape: Shape) -> usize {
+    group_heads.div_ceil(group_heads.div_ceil(shape.heads))
 }
 
 fn variant(shape: Shape, lane: Part, kv: KvFormat, heads: usize, stored: usize, splits: usize) -> Variant {
@@ -123,7 +92,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
         for kv in KvFormat::ALL {
             for (heads, stored) in shapes {
                 let shape = tuning::attention(caps, heads, stored);
-                let heads = heads_per_group(heads, shape.heads);
+                let heads = heads_per_group(heads, shape);
                 all.extend([1, 8].map(|splits| variant(shape, lane, kv, heads, stored, splits)));
             }
         }
@@ -134,7 +103,28 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 /// One workgroup for a token and some or all of the query heads that share a KV head.
 pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
     let stored = stored_head_dim(problem.head_dim);
-    let shape = tuning::attention(caps, problem.heads / problem.kv_heads.max(1), stored);
-    let lane = tuning::workgroup_lane(caps);
-    problem.dispatch(shape.heads, |heads| variant(shape, lane, problem.kv, heads, stored, problem.splits))
+    let group_heads = problem.heads / problem.kv_heads.max(1);
+    let shape = tuning::attention(caps, group_heads, stored);
+    let heads = heads_per_group(group_heads, shape);
+    let blocks = group_heads.div_ceil(heads);
+    let width = match problem.splits {
+        1 => problem.heads * problem.head_dim,
+        splits => problem.heads * splits * part_values(problem.head_dim),
+    };
+    let params = AttentionParams {
+        kv_heads: problem.kv_heads as u32,
+        group_heads: group_heads as u32,
+        blocks: blocks as u32,
+        head_dim: problem.head_dim as u32,
+        scale: problem.scale,
+        q_pitch: padded(problem.heads * stored) as u32,
+        pitch: padded(width) as u32,
+        width: width as u32,
+    };
+    Dispatch {
+        variant: variant(shape, tuning::workgroup_lane(caps), problem.kv, heads, stored, problem.splits),
+        params: params.words(),
+        grid: Grid::PerRow { groups: (problem.kv_heads * blocks) as u32, splits: problem.splits as u32 },
+        rows: Rows::Tokens,
+    }
 }

@@ -4,7 +4,6 @@
 
 pub mod add;
 pub mod attention;
-pub mod attention_lanes;
 pub mod attention_merge;
 pub mod embed;
 pub mod gemm;
@@ -166,7 +165,7 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 17] = [
+pub static KERNELS: [&KernelDecl; 16] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
@@ -176,7 +175,6 @@ pub static KERNELS: [&KernelDecl; 17] = [
     &gemm_merge::GEMM_MERGE,
     &rope_kv::ROPE_KV,
     &attention::ATTENTION,
-    &attention_lanes::ATTENTION_LANES,
     &attention_merge::ATTENTION_MERGE,
     &swiglu::SWIGLU,
     &add::ADD,

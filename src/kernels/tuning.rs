@@ -126,12 +126,11 @@ pub fn coop_invocations(caps: &Caps, side: u32) -> u32 {
 }
 
 /// Tokens of a prompt in one step. On lavapipe (Mesa 25, two cores, SmolLM2 Q4_1, a prompt of
-/// 192) eight make 58 tokens a second, 16 make 47, 64 make 34: what eight tokens bring to a
-/// mat-vec fits a uniform binding, and no more are decoded for at once. On GPUs more tokens fill
-/// more tiles; but tiles are chosen for a whole chunk, and most prompts are shorter than the
-/// next power of two.
+/// 256) eight make 67 tokens a second, 32 make 80, 128 make 81 and 512 make 82. On GPUs more
+/// tokens fill more tiles; but tiles are chosen for a whole chunk, and most prompts are shorter
+/// than the next power of two.
 pub fn chunk(caps: &Caps) -> usize {
-    if caps.kind == AdapterKind::Cpu { 8 } else { 512 }
+    if caps.kind == AdapterKind::Cpu { 128 } else { 512 }
 }
 
 /// Whether normalisation goes into the mat-vec that follows: on a GPU a launch and the wait
@@ -177,11 +176,6 @@ pub fn attention(caps: &Caps, group_heads: usize, stored: usize) -> attention::S
 /// cores there are: 64 workgroups keep most GPUs busy and cost others little.
 pub fn attention_groups(caps: &Caps, tokens: usize) -> usize {
     if tokens <= 8 && caps.kind != AdapterKind::Cpu { 64 } else { 0 }
-}
-
-/// Whether attention runs on the eight lanes of a CPU that can shuffle.
-pub fn attention_lanes(caps: &Caps) -> bool {
-    caps.kind == AdapterKind::Cpu && caps.subgroup.is_some_and(|(least, _)| least >= 8)
 }
 
 /// Invocations of a workgroup in kernels that treat each item alone.
