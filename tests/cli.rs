@@ -701,10 +701,10 @@ fn bench_of_random_weights_needs_no_file() {
     let rows: Value =
         serde_json::from_str(&ran(on_device(&[&slice[..], &["-o", "json"]].concat())).ok()).unwrap();
     assert_eq!((&rows[0]["layers"], &rows[0]["scaled_from_layers"]), (&30.into(), &1.into()));
-    // What the whole model has: 30 layers of seven to nine launches and three more; every
-    // weight in 8.5 bits.
+    // What the whole model has: 30 layers of six to eight launches, and three more and the two
+    // that choose; every weight in 8.5 bits.
     let launches = rows[0]["launches_per_token"].as_f64().unwrap();
-    assert!((launches - 3.0) % 30.0 == 0.0 && launches > 200.0, "{rows}");
+    assert!((launches - 5.0) % 30.0 == 0.0 && launches > 180.0, "{rows}");
     assert!(rows[0]["device_bytes"].as_f64().unwrap() > 134.5e6 * 8.5 / 8.0, "{rows}");
 }
 
@@ -729,7 +729,7 @@ fn bench_profiles_and_plots_the_kernels_of_a_step() {
         assert!((sum("share_of_step") - 1.0).abs() < 1e-6, "{row}");
         let sequences = row["sequences"].as_f64().unwrap();
         assert_eq!(sum("launches"), row["launches_per_token"].as_f64().unwrap() * sequences);
-        for name in ["embed[", "rms_norm[", "gemv[", "rope_kv[", "attention["] {
+        for name in ["embed[", "rms_norm[", "gemv", "rope_kv[", "attention["] {
             let named = |k: &&Value| k["kernel"].as_str().unwrap().starts_with(name);
             let kernel = kernels.iter().find(named).unwrap_or_else(|| panic!("{name}: {row}"));
             assert!(kernel["seconds"].as_f64().unwrap() > 0.0, "{kernel}");
@@ -737,12 +737,12 @@ fn bench_profiles_and_plots_the_kernels_of_a_step() {
         }
     }
     let svg = std::fs::read_to_string(&plot).unwrap();
-    for word in ["<svg", "</svg>", "gemv logits", "attention attn", "tg2 x3", "GFLOP/s"] {
+    for word in ["<svg", "</svg>", "logits", "attention attn", "tg2 x3", "GFLOP/s"] {
         assert!(svg.contains(word), "{word} is not in {svg}");
     }
     let out = ran(on_device(&[&args[..], &["-o", "csv"]].concat())).ok();
     assert_eq!(out.split("\n\n").count(), 2, "{out}");
-    assert!(out.contains("tg2 x3,\"gemv["), "{out}");
+    assert!(out.contains("tg2 x3,\"gemv"), "{out}");
 }
 
 #[test]
@@ -787,7 +787,7 @@ fn kernels_of_a_model_are_listed_and_written_without_a_gpu() {
     assert_eq!(listed, written.iter().map(String::as_str).collect());
 
     let model = Model::new();
-    assert!(kernels(&[model.path(), "--caps", "lavapipe"]).ok().contains("gemv[thread,"));
+    assert!(kernels(&[model.path(), "--caps", "lavapipe"]).ok().contains("gemv_lanes["));
     let all = kernels(&["--caps", "baseline"]).ok();
     assert!(all.lines().all(|l| l.ends_with(']') && !l.contains("subgroup")), "{all}");
     assert!(all.contains("\nattention[") && all.contains("\ngemm["), "{all}");
