@@ -266,6 +266,8 @@ impl Session {
     /// Feeds `ids`, and lets the device choose what follows by `sampling`.
     fn begin(&mut self, ids: &[u32], sampling: &Sampling) -> Result<()> {
         self.check(ids)?;
+        // A stream that was leaked may have left steps under way.
+        self.settle();
         let vocab = self.model().config().vocab_size;
         let counts = sampling.has_penalties().then(|| Sampling::counts(vocab, self.ids.iter().chain(ids)));
         self.choices.set(0, &sampling.choice(), counts.as_deref())?;
