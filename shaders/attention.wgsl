@@ -1,7 +1,7 @@
 // y[t, h, :] = sum_j softmax_j(scale q[t, h, :] . k[j, :]) v[j, :], j <= pos_t
 //
 // Grid   (kv_heads x blocks of HEADS query heads, n_tokens, splits of the span).
-// Links  step, lane_workgroup*, queries_*, kv_*, span_*
+// Links  step, lane_workgroup*, kv_*, span_*
 //
 // The query heads that share a KV head are the rows of one tile, so each key and value is
 // read once for HEADS of them. Keys come a page at a time, whole keys to an invocation; the
@@ -31,6 +31,7 @@ const PARTS = max(1u, WG / OCTS);           // invocations that share eight outp
 const FOURS = (HEADS + 3u) / 4u;            // heads, four at a time
 const ITEMS = (OCTS + WG - 1u) / WG;        // groups of eight outputs of an invocation
 
+var<workgroup> queries: array<vec4<f32>, HEADS * OCTS * 2>;
 var<workgroup> weights: array<f32, HEADS * PAGE>;
 var<workgroup> parts_low: array<vec4<f32>, WG>;
 var<workgroup> parts_high: array<vec4<f32>, WG>;
@@ -41,7 +42,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let first = group.x % p.blocks * HEADS;               // among the heads of this KV head
     let heads = min(HEADS, p.group_heads - first);
     let head = kv_head * p.group_heads + first;           // among all heads
-    for (var i = queries_first(lane); i < HEADS * OCTS * 2u; i += queries_step(lane)) {
+    for (var i = lane.index; i < HEADS * OCTS * 2u; i += lane.count) {
         var value = vec4<f32>(0.0);
         if (i < heads * OCTS * 2u) {
             value = q[t * p.q_pitch / 4u + head * OCTS * 2u + i] * p.scale;

@@ -2,7 +2,7 @@
 
 use crate::caps::Caps;
 use crate::dtype::KvFormat;
-use crate::kernels::{Dispatch, Grid, PAGE, Part, Rows, Variant, kernel, params, tuning};
+use crate::kernels::{Dispatch, Grid, PAGE, Part, Rows, Variant, attention_keys, kernel, params, tuning};
 use crate::shape::{padded, stored_head_dim};
 
 params! {
@@ -47,10 +47,10 @@ pub const fn part_values(head_dim: usize) -> usize {
 /// How attention divides its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
+    /// Whether each invocation attends to keys of its own, by `attention_keys`.
+    pub keys: bool,
     /// Invocations of a workgroup: one team.
     pub wg: u32,
-    /// Where the queries of a workgroup lie.
-    pub queries: Part,
     /// The most query heads of one workgroup.
     pub heads: usize,
 }
@@ -77,22 +77,28 @@ fn variant(shape: Shape, lane: Part, kv: KvFormat, heads: usize, stored: usize, 
         ("OCTS", stored as u32 / 8),
         ("SPLITS", splits as u32),
     ];
-    let parts = [Part::Step, lane, shape.queries, Part::Kv(kv), span];
-    Variant::new(&ATTENTION, &parts, &numbers[..count])
+    let kernel = if shape.keys { &attention_keys::ATTENTION_KEYS } else { &ATTENTION };
+    Variant::new(kernel, &[Part::Step, lane, Part::Kv(kv), span], &numbers[..count])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
+    let mut all = all_variants(caps);
+    all.retain(|v| v.kernel() == &ATTENTION);
+    all
+}
+
+/// Of this kernel and of `attention_keys`: an adapter gets one or the other.
+pub(super) fn all_variants(caps: &Caps) -> Vec<Variant> {
     let mut lanes = vec![Part::LaneWorkgroup];
     if caps.subgroup.is_some() {
         lanes.push(Part::LaneWorkgroupSubgroup);
     }
-    let shapes = [(1, 8), (3, 64), (4, 128), (8, 80), (8, 256)];
     let mut all = Vec::new();
     for lane in lanes {
         for kv in KvFormat::ALL {
-            for (heads, stored) in shapes {
-                let shape = tuning::attention(caps, heads, stored);
-                let heads = heads_per_group(heads, shape);
+            for (group_heads, stored) in [(1, 8), (3, 64), (4, 128), (8, 80), (8, 256)] {
+                let shape = tuning::attention(caps, group_heads, stored);
+                let heads = heads_per_group(group_heads, shape);
                 all.extend([1, 8].map(|splits| variant(shape, lane, kv, heads, stored, splits)));
             }
         }

@@ -4,6 +4,7 @@
 
 pub mod add;
 pub mod attention;
+pub mod attention_keys;
 pub mod attention_merge;
 pub mod embed;
 pub mod gemm;
@@ -165,7 +166,7 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 16] = [
+pub static KERNELS: [&KernelDecl; 17] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
@@ -175,6 +176,7 @@ pub static KERNELS: [&KernelDecl; 16] = [
     &gemm_merge::GEMM_MERGE,
     &rope_kv::ROPE_KV,
     &attention::ATTENTION,
+    &attention_keys::ATTENTION_KEYS,
     &attention_merge::ATTENTION_MERGE,
     &swiglu::SWIGLU,
     &add::ADD,

@@ -148,26 +148,22 @@ pub fn swiglu_epilogue(caps: &Caps, tokens: usize) -> bool {
 
 /// The division of attention where `group_heads` query heads of `stored` values share a KV head.
 ///
-/// On lavapipe (Mesa 25, two cores) one vector of invocations without a partner to wait for,
-/// with the queries in registers, took a third of the time of 64 invocations with queries in
-/// workgroup memory: 13 ms against 35 ms for 30 layers of SmolLM2's heads at 1024 positions.
-/// The loop over the queries is unrolled, so their number is kept small; four heads of 64
-/// values were faster than two or eight.
+/// On lavapipe (Mesa 25, two cores) a vector of invocations with keys of their own takes a
+/// quarter of the time of 64 invocations that share queries and weights in workgroup memory:
+/// 9 ms against 35 ms for one token of SmolLM2's 30 layers at 1024 positions. Mesa unrolls the
+/// loop over a head's values for up to four heads of 80 values or one of 160; beyond that the
+/// kernel falls to a third of its speed, and the other one with the same eight invocations
+/// is better.
 ///
 /// On GPUs 64 invocations score a page. With many heads, or large ones, 128 share the outputs,
 /// so that registers suffice: Mesa's compiler for AMD GPUs takes 120 to 192 instead of 252.
 pub fn attention(caps: &Caps, group_heads: usize, stored: usize) -> attention::Shape {
-    match caps.kind {
-        AdapterKind::Cpu => attention::Shape {
-            wg: 8,
-            queries: Part::QueriesPrivate,
-            heads: (512 / stored.max(1)).clamp(1, 4),
-        },
-        _ => attention::Shape {
-            wg: if stored > 128 || group_heads > 4 { 128 } else { 64 },
-            queries: Part::QueriesWorkgroup,
-            heads: 8,
-        },
+    match (caps.kind, stored) {
+        (AdapterKind::Cpu, 0..=80) => attention::Shape { keys: true, wg: 8, heads: 4 },
+        (AdapterKind::Cpu, 81..=160) => attention::Shape { keys: true, wg: 8, heads: 1 },
+        (AdapterKind::Cpu, _) => attention::Shape { keys: false, wg: 8, heads: 4 },
+        _ if stored > 128 || group_heads > 4 => attention::Shape { keys: false, wg: 128, heads: 8 },
+        _ => attention::Shape { keys: false, wg: 64, heads: 8 },
     }
 }
 

@@ -32,8 +32,6 @@ pub enum Part {
     RowsTokens,
     RowsOutputs,
     Kv(KvFormat),
-    QueriesWorkgroup,
-    QueriesPrivate,
     SpanWhole,
     SpanSplit,
     Choice,
@@ -69,8 +67,6 @@ impl Part {
             Self::BiasVector,
             Self::RowsTokens,
             Self::RowsOutputs,
-            Self::QueriesWorkgroup,
-            Self::QueriesPrivate,
             Self::SpanWhole,
             Self::SpanSplit,
             Self::Choice,
@@ -111,8 +107,6 @@ impl Part {
             Self::RowsOutputs => part!("rows_outputs"),
             Self::Kv(KvFormat::F32) => part!("kv_f32"),
             Self::Kv(KvFormat::F16) => part!("kv_f16"),
-            Self::QueriesWorkgroup => part!("queries_workgroup"),
-            Self::QueriesPrivate => part!("queries_private"),
             Self::SpanWhole => part!("span_whole"),
             Self::SpanSplit => part!("span_split"),
             Self::Choice => part!("choice"),
@@ -130,7 +124,6 @@ impl Part {
             | Self::NormNone
             | Self::BiasNone
             | Self::RowsTokens
-            | Self::QueriesWorkgroup
             | Self::SpanWhole
             | Self::Choice => None,
             Self::LaneThread => Some("thread"),
@@ -148,7 +141,6 @@ impl Part {
             Self::RowsOutputs => Some("outputs"),
             Self::Kv(KvFormat::F32) => Some("kv_f32"),
             Self::Kv(KvFormat::F16) => Some("kv_f16"),
-            Self::QueriesPrivate => Some("private"),
             Self::SpanSplit => Some("split"),
         }
     }
