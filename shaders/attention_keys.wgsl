@@ -29,6 +29,8 @@ const LOWEST = -3.0e38;
 const FOURS = (HEADS + 3u) / 4u;  // heads, four at a time
 
 var<workgroup> scores: array<f32, HEADS * PAGE>;  // each invocation uses its own
+var<workgroup> parts_low: array<vec4<f32>, OCTS * WG>;
+var<workgroup> parts_high: array<vec4<f32>, OCTS * WG>;
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let t = group.y;
@@ -114,14 +116,21 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         sum[f] = sum_all4(lane, sum[f] * top[f]);
     }
     for (var h = 0u; h < HEADS; h++) {
-        let share = top[h / 4u][h % 4u];
         for (var o = 0u; o < OCTS; o++) {
-            let a = sum_all4(lane, low[h * OCTS + o] * share);
-            let b = sum_all4(lane, high[h * OCTS + o] * share);
-            if (h < heads && lane.index == o % WG) {
-                finish(t, group, head + h, o * 8u, a, b, best[h / 4u][h % 4u], sum[h / 4u][h % 4u]);
-            }
+            parts_low[o * WG + lane.index] = low[h * OCTS + o] * top[h / 4u][h % 4u];
+            parts_high[o * WG + lane.index] = high[h * OCTS + o] * top[h / 4u][h % 4u];
         }
+        workgroupBarrier();
+        for (var o = lane.index; h < heads && o < OCTS; o += WG) {
+            var a = vec4<f32>(0.0);
+            var b = vec4<f32>(0.0);
+            for (var i = 0u; i < WG; i++) {
+                a += parts_low[o * WG + i];
+                b += parts_high[o * WG + i];
+            }
+            finish(t, group, head + h, o * 8u, a, b, best[h / 4u][h % 4u], sum[h / 4u][h % 4u]);
+        }
+        workgroupBarrier();
     }
     // The padding of the row stays zero, whatever the memory held before.
     if (group.x == 0u && group.z == 0u) {
