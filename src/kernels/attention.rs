@@ -106,6 +106,24 @@ pub(super) fn all_variants(caps: &Caps) -> Vec<Variant> {
     all
 }
 
+/// The params of `problem` where `blocks` workgroups share the heads of a KV head.
+pub(super) fn params(problem: &Attention, blocks: usize) -> AttentionParams {
+    let width = match problem.splits {
+        1 => problem.heads * problem.head_dim,
+        splits => problem.heads * splits * part_values(problem.head_dim),
+    };
+    AttentionParams {
+        kv_heads: problem.kv_heads as u32,
+        group_heads: (problem.heads / problem.kv_heads.max(1)) as u32,
+        blocks: blocks as u32,
+        head_dim: problem.head_dim as u32,
+        scale: problem.scale,
+        q_pitch: padded(problem.heads * stored_head_dim(problem.head_dim)) as u32,
+        pitch: padded(width) as u32,
+        width: width as u32,
+    }
+}
+
 /// One workgroup for a token and some or all of the query heads that share a KV head.
 pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
     let stored = stored_head_dim(problem.head_dim);
@@ -113,23 +131,9 @@ pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
     let shape = tuning::attention(caps, group_heads, stored);
     let heads = heads_per_group(group_heads, shape);
     let blocks = group_heads.div_ceil(heads);
-    let width = match problem.splits {
-        1 => problem.heads * problem.head_dim,
-        splits => problem.heads * splits * part_values(problem.head_dim),
-    };
-    let params = AttentionParams {
-        kv_heads: problem.kv_heads as u32,
-        group_heads: group_heads as u32,
-        blocks: blocks as u32,
-        head_dim: problem.head_dim as u32,
-        scale: problem.scale,
-        q_pitch: padded(problem.heads * stored) as u32,
-        pitch: padded(width) as u32,
-        width: width as u32,
-    };
     Dispatch {
         variant: variant(shape, tuning::workgroup_lane(caps), problem.kv, heads, stored, problem.splits),
-        params: params.words(),
+        params: params(problem, blocks).words(),
         grid: Grid::PerRow { groups: (problem.kv_heads * blocks) as u32, splits: problem.splits as u32 },
         rows: Rows::Tokens,
     }

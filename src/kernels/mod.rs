@@ -6,6 +6,7 @@ pub mod add;
 pub mod attention;
 pub mod attention_keys;
 pub mod attention_merge;
+pub mod attention_prefill;
 pub mod embed;
 pub mod gemm;
 pub mod gemm_coop;
@@ -166,7 +167,7 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 17] = [
+pub static KERNELS: [&KernelDecl; 18] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
@@ -177,6 +178,7 @@ pub static KERNELS: [&KernelDecl; 17] = [
     &rope_kv::ROPE_KV,
     &attention::ATTENTION,
     &attention_keys::ATTENTION_KEYS,
+    &attention_prefill::ATTENTION_PREFILL,
     &attention_merge::ATTENTION_MERGE,
     &swiglu::SWIGLU,
     &add::ADD,

@@ -168,6 +168,12 @@ pub fn attention(caps: &Caps, group_heads: usize, stored: usize) -> attention::S
     }
 }
 
+/// Whether plans for up to `tokens` tokens attend in tiles. On software adapters tiles do not
+/// pay: reading a key again costs less than fetching weights from workgroup memory.
+pub fn attention_tiles(caps: &Caps, tokens: usize) -> bool {
+    tokens >= 16 && caps.kind != AdapterKind::Cpu
+}
+
 /// Workgroups that attention of one or a few tokens should have, so that a long context fills
 /// the adapter; 0 leaves it at one for the query heads of a KV head. No API tells how many
 /// cores there are: 64 workgroups keep most GPUs busy and cost others little.

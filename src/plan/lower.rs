@@ -4,8 +4,8 @@ use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
 use crate::kernels::{
-    Dispatch, PAGE, Rows, add, attention, attention_merge, embed, gemm, gemm_coop, gemm_merge, gemv,
-    gemv_lanes, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
+    Dispatch, PAGE, Rows, add, attention, attention_merge, attention_prefill, embed, gemm, gemm_coop,
+    gemm_merge, gemv, gemv_lanes, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, Work, fuse, work};
@@ -213,7 +213,8 @@ impl Lowering<'_> {
             splits,
         };
         let bindings = vec![input, Resource::Keys(layer), Resource::Values(layer), self.slot(i)];
-        self.push(i, attention::select(&problem, self.caps), bindings, None);
+        let tiled = attention_prefill::select(&problem, self.options.max_tokens, self.caps);
+        self.push(i, tiled.unwrap_or_else(|| attention::select(&problem, self.caps)), bindings, None);
     }
 
     fn embed(&mut self, i: usize, table: WeightId) {
