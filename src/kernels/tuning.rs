@@ -150,7 +150,7 @@ pub fn swiglu_epilogue(caps: &Caps, tokens: usize) -> bool {
 ///
 /// On lavapipe (Mesa 25, two cores) a vector of invocations with keys of their own takes a
 /// quarter of the time of 64 invocations that share queries and weights in workgroup memory:
-/// 8 ms against 35 ms for one token of SmolLM2's 30 layers at 1024 positions. That holds only
+/// 6 to 9 ms against 35 ms for one token of SmolLM2's 30 layers at 1024 positions. That holds only
 /// where Mesa unrolls the loops over a head's values; beyond the numbers below the kernel falls
 /// to a third of its speed. Eight invocations that share are then as good, with all heads at
 /// once: for six heads of 160 values 8.9 ms, against 9.4 ms for three and 14.3 ms for one.
