@@ -111,7 +111,7 @@ pub fn run(args: &Args) -> Outcome {
 
 /// Measures a model of random weights, or a slice of it.
 fn random(args: &Args, name: &str) -> Result<Report> {
-    let (whole, format) = options::synthetic(name, None)?;
+    let (whole, format) = options::synthetic(name)?;
     let layers = whole.num_hidden_layers;
     let run = args.layers.unwrap_or(layers);
     if run == 0 || run > layers {

@@ -75,7 +75,7 @@ fn plans(args: &Args, caps: &Caps) -> Result<Vec<(String, Plan)>> {
             (files.config().clone(), files.graph().clone(), layouts)
         }
         (None, Some(text)) => {
-            let (config, format) = synthetic(text, None)?;
+            let (config, format) = synthetic(text)?;
             let graph = (architecture(&config.model_type)?.graph)(&config)?;
             let layouts = layouts(&graph, caps, |w| Ok(vec![format; w.parts.len()]))?;
             (config, graph, layouts)

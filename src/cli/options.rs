@@ -81,22 +81,14 @@ pub fn default_model() -> Result<PathBuf> {
     Err(Error::InvalidOption { name: "MODEL".to_string(), message })
 }
 
-/// The preset and the format that `NAME:FORMAT` stands for, with only so many layers if it is said.
-pub fn synthetic(text: &str, layers: Option<usize>) -> Result<(Config, WeightFormat)> {
+/// The preset and the format that `NAME:FORMAT` stands for.
+pub fn synthetic(text: &str) -> Result<(Config, WeightFormat)> {
     let Some((name, format)) = text.split_once(':') else {
         let message =
             format!("expected NAME:FORMAT with one of {}, found '{text}'", presets::names().join(", "));
         return Err(Error::option("synthetic", message));
     };
-    let mut config = Config::preset(name)?;
-    if let Some(layers) = layers {
-        if layers == 0 || layers > config.num_hidden_layers {
-            let message = format!("expected 1 to {}, found {layers}", config.num_hidden_layers);
-            return Err(Error::option("layers", message));
-        }
-        config.num_hidden_layers = layers;
-    }
-    Ok((config, format.parse()?))
+    Ok((Config::preset(name)?, format.parse()?))
 }
 
 /// Whether `path` looks like a model and not like a prompt.
