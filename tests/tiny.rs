@@ -167,6 +167,35 @@ fn checked_and_unchecked_shaders_agree() {
     assert_eq!(logits[0], logits[1]);
 }
 
+/// Pipelines are kept where they are asked for; what cannot be used is made anew.
+#[test]
+fn kept_pipelines_change_nothing() {
+    let Some(gpu) = gpu() else { return };
+    let (folder, files) = model();
+    let ids = prompt_ids(&files);
+    let kept = folder.path().join("not there yet/pipelines");
+    let device = Some(gpu.adapter().name.clone());
+    let options =
+        wgllama::ContextOptions { device, pipeline_cache: Some(kept.clone()), ..Default::default() };
+    for start in 0..3 {
+        let context = wgllama::Context::new(&options).unwrap();
+        let mut session = session(&load(&context, folder.path()), KvFormat::F32, 128, 128);
+        assert_eq!(greedy(&mut session, &ids, GREEDY.len()), GREEDY, "start {start}");
+        let Ok(entries) = std::fs::read_dir(&kept) else {
+            assert_ne!(gpu.adapter().backend, "vulkan");
+            return;
+        };
+        let files: Vec<_> = entries.map(|e| e.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        if start == 1 {
+            let mut bytes = std::fs::read(&files[0]).unwrap();
+            bytes.iter_mut().skip(40).for_each(|b| *b ^= 0x55);
+            bytes.truncate(bytes.len() - 3);
+            std::fs::write(&files[0], bytes).unwrap();
+        }
+    }
+}
+
 #[test]
 fn the_least_device_gives_the_same_text() {
     let Some(gpu) = gpu() else { return };

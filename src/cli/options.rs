@@ -34,6 +34,7 @@ impl DeviceArgs {
             device: self.device.clone(),
             baseline: caps == Some("baseline"),
             treat_as: (caps == Some("gpu")).then_some(AdapterKind::Discrete),
+            pipeline_cache: dirs::cache_dir().map(|d| d.join("wgllama/pipelines")),
             ..Default::default()
         };
         let context = Context::new(&options)?;

@@ -1,11 +1,13 @@
 //! The device and all that belongs to it for as long as it lives.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::caps::{AdapterKind, Caps};
 use crate::error::{Error, Result};
 use crate::gpu::adapters::{self, AdapterReport};
+use crate::gpu::disk::DiskCache;
 use crate::gpu::pipelines::Pipelines;
 
 /// Which device to open, and how.
@@ -19,6 +21,8 @@ pub struct ContextOptions {
     pub checked: bool,
     /// Choose kernels as for an adapter of this kind; for debugging.
     pub treat_as: Option<AdapterKind>,
+    /// A folder that keeps compiled pipelines for the next start, where the driver gives them out.
+    pub pipeline_cache: Option<PathBuf>,
 }
 
 /// Trouble that the driver reported between calls.
@@ -104,7 +108,9 @@ impl Context {
         device.set_device_lost_callback(move |reason, message| {
             lock(&on_loss).lost.get_or_insert(format!("{reason:?}: {message}"));
         });
-        let pipelines = Pipelines::new(&device, options.checked);
+        let disk = options.pipeline_cache.as_deref();
+        let disk = disk.and_then(|folder| DiskCache::open(&device, &adapter.get_info(), folder));
+        let pipelines = Pipelines::new(&device, options.checked, disk);
         Ok(Self {
             inner: Arc::new(Inner { device, queue, report, pipelines, trouble, created: AtomicU64::new(0) }),
         })

@@ -5,6 +5,7 @@ mod adapters;
 mod buffers;
 mod choices;
 mod context;
+mod disk;
 mod executable;
 mod native;
 mod pipelines;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
 use crate::gpu::context::{Context, lock};
+use crate::gpu::disk::DiskCache;
 use crate::gpu::native;
 use crate::kernels::link::{Linked, link};
 use crate::kernels::{Access, Variant};
@@ -20,15 +21,16 @@ pub struct Pipelines {
     compiled: Mutex<HashMap<Variant, Arc<Pipeline>>>,
     step_layout: wgpu::BindGroupLayout,
     checked: bool,
+    disk: Option<DiskCache>,
 }
 
 impl Pipelines {
-    pub fn new(device: &wgpu::Device, checked: bool) -> Self {
+    pub fn new(device: &wgpu::Device, checked: bool, disk: Option<DiskCache>) -> Self {
         let step_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some("step"),
             entries: &[entry(0, Access::Read)],
         });
-        Self { compiled: Mutex::new(HashMap::new()), step_layout, checked }
+        Self { compiled: Mutex::new(HashMap::new()), step_layout, checked, disk }
     }
 }
 
@@ -70,6 +72,9 @@ impl Context {
         }
         for (variant, pipeline) in native::parallel(&missing, |v| self.compile_one(v)) {
             lock(cache).insert(variant, Arc::new(pipeline?));
+        }
+        if let Some(disk) = self.pipelines().disk.as_ref().filter(|_| !missing.is_empty()) {
+            disk.save();
         }
         Ok(())
     }
@@ -122,7 +127,7 @@ impl Context {
                 // Kernels write what they read there.
                 zero_initialize_workgroup_memory: false,
             },
-            cache: None,
+            cache: self.pipelines().disk.as_ref().map(|d| &d.raw),
         });
         if let Some(error) = pollster::block_on(scope.pop()) {
             return Err(fail(located(&error.to_string(), &linked)));
