@@ -1,7 +1,7 @@
 // y[t, :] = E[id_t, :]
 //
 // Grid   flat over n_tokens x k / 32: one invocation per group of 32 weights.
-// Links  step, lane_thread, weight_*
+// Links  step, lane_thread, weight_*, order_*
 //
 // A table that exceeds one binding is split by rows into shards, each with a launch of its
 // own; a token's row is written by the launch whose shard holds it.
@@ -26,7 +26,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     if (row >= p.rows) {
         return;
     }
-    let b = block(row * p.groups + g);
+    let b = block(place(row, g));
     let dm = scale_min(b);
     for (var i = 0u; i < 8u; i++) {
         var v = quad(b, i);

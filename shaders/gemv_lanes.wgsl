@@ -1,12 +1,13 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (subgroups of ROWS rows a lane, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_subgroup, weight_*, x_storage, norm_*, out_*, bias_*
+// Links  step, rows_*, lane_subgroup, weight_*, order_bundles, x_storage, norm_*, out_*, bias_*
 //
 // For adapters whose subgroups are the vector registers of a CPU. There a load costs for each
 // lane, also where all lanes load the same: so the lanes share the loads of x, each takes a
 // vector of four, and a shuffle, which is one instruction, hands it to all. A lane owns ROWS
-// rows, and no sum crosses lanes. Loops that choose among parts of a register are written out:
+// rows, which lie in bundles, so that a subgroup's weights are one stream for the CPU to fetch
+// ahead; and no sum crosses lanes. Loops that choose among parts of a register are written out:
 // the compilers of such adapters turn a choice that depends on a counter into blends.
 struct Params {
     groups: u32,  // of 32 weights in a row
@@ -19,6 +20,7 @@ struct Params {
 }
 
 const_assert COLS == 1u || !HAS_NORM;
+const_assert ROWS == 4u;  // as bundles are ordered
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
 @group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
@@ -66,14 +68,15 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         return;
     }
     let r0 = (team.index * lanes + lane.index) * ROWS;
-    let last = p.rows - 1u;
+    // Lanes beyond the last row repeat the last four.
+    let row = min(r0, (p.rows - 1u) / ROWS * ROWS);
     var out: array<f32, ROWS * COLS>;
     var squares = 0.0;
     let mine = lane.index % min(lane.count, 8u);
     for (var g = 0u; g < p.groups; g++) {
         var blocks: array<Block, ROWS>;
         for (var r = 0u; r < ROWS; r++) {
-            blocks[r] = block(min(r0 + r, last) * p.groups + g);
+            blocks[r] = block(place(row, g) + r * NEXT_ROW);
         }
         if (COLS == 1u) {
             let at = g * 8u + mine;

@@ -12,6 +12,10 @@ pub const MAX_COLS: usize = 8;
 /// team that owns several rows reads inside the buffer.
 pub const ROW_ALIGN: usize = 8;
 
+/// Rows of a bundle, where groups of neighbouring rows are neighbours: four for each of the eight
+/// lanes of a CPU's vector register.
+pub const BUNDLE: usize = 32;
+
 /// Rotations come from two tables: one by 0 to ROPE_FINE - 1 positions, one by multiples of
 /// ROPE_FINE.
 pub const ROPE_FINE: usize = 256;

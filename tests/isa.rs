@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use assembly::{Counts, inner_loop};
 use radv::{Compiled, Radv};
 use wgllama::kernels::link::link;
-use wgllama::kernels::pack::Planes;
+use wgllama::kernels::pack::{Order, Planes};
 use wgllama::kernels::{KERNELS, Part, Variant};
 use wgllama::model::{Config, architecture};
 use wgllama::plan::{PlanOptions, WeightLayout, lower};
@@ -118,7 +118,7 @@ fn weights_per_turn(variant: &Variant, turn: &Counts) -> Option<usize> {
         return None;
     }
     let rows = variant.number("ROWS")? as usize;
-    let quants = Planes::new(format(variant)?, 1, GROUP).row_bytes().0 / 16;
+    let quants = Planes::new(format(variant)?, Order::Rows, 1, GROUP).row_bytes().0 / 16;
     let gain = usize::from(variant.parts().any(|p| p == Part::NormRms));
     let loads = rows * quants + (variant.number("COLS")? as usize + gain) * GROUP / 4;
     let wide = turn.loads.get(&128).copied().unwrap_or(0);

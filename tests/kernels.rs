@@ -32,6 +32,11 @@ fn runnable(gpu: &Context) -> Vec<(&'static str, Caps)> {
     all
 }
 
+/// The device at hand as one whose weights lie in rows, as on every GPU.
+fn in_rows(gpu: &Context) -> Caps {
+    Caps { kind: AdapterKind::Discrete, ..gpu.caps().clone() }
+}
+
 /// Ids of a vocabulary of `vocab`, one sequence.
 fn batch(n: usize, vocab: usize, seed: u64) -> Batch {
     let mut random = Random::new(seed);
@@ -71,6 +76,7 @@ fn with_dispatch(
     for (launch, shard) in matrices.zip(&layouts[1].shards) {
         launch.dispatch = dispatch(&Gemv {
             format: shard.planes.format,
+            order: shard.planes.order,
             inputs: spec.cols,
             outputs: spec.rows,
             rows: shard.computed,
@@ -97,6 +103,7 @@ fn with_dispatch(
 #[test]
 fn gemm_equals_the_reference() {
     let Some(gpu) = gpu() else { return };
+    let caps = &in_rows(&gpu);
     let small = TILES[TILES.len() - 1];
     let mut cases: Vec<_> = WeightFormat::ALL.map(|format| (format, small)).to_vec();
     cases.extend(TILES.map(|tile| (WeightFormat::Q8_0, tile)));
@@ -106,11 +113,11 @@ fn gemm_equals_the_reference() {
                 continue;
             }
             let rig = Rig::new(linear_graph(k, rows, bias), format, k as u64);
-            let plan = with_dispatch(&rig, gpu.caps(), tokens, bias, |p| gemm::dispatch(p, tile, 1));
+            let plan = with_dispatch(&rig, caps, tokens, bias, |p| gemm::dispatch(p, tile, 1));
             let batch = batch(tokens, 11, 1);
             let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
             let expected = reference.logits(&batch).unwrap();
-            let found = run_rows(&rig, &gpu, &plan, &batch);
+            let found = run_rows(&rig, &gpu, caps, &plan, &batch);
             let what = format!("{format}, k {k}, {tokens} tokens, {tile:?}");
             assert_close(&what, &found, &expected, SUM_TOLERANCE);
         }
@@ -134,12 +141,11 @@ fn gemv_of_lanes_equals_the_reference() {
             let (rows, bias) = ([33, 1, 7, 70][i], i == 0);
             let rig = Rig::new(linear_graph(k, rows, bias), format, k as u64);
             for tokens in [1, 9] {
-                let select = |p: &Gemv| gemv_lanes::select(p, caps).unwrap();
-                let plan = with_dispatch(&rig, caps, tokens, bias, select);
+                let plan = with_dispatch(&rig, caps, tokens, bias, gemv_lanes::select);
                 let batch = batch(tokens, 11, i as u64 + 1);
                 let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
                 let expected = reference.logits(&batch).unwrap();
-                let found = run_rows(&rig, &gpu, &plan, &batch);
+                let found = run_rows(&rig, &gpu, caps, &plan, &batch);
                 assert_close(&format!("{format}, k {k}, {tokens} tokens"), &found, &expected, SUM_TOLERANCE);
             }
         }
@@ -157,11 +163,12 @@ fn coop_equals_the_reference(
     dispatch: impl Fn(&Gemv) -> Dispatch,
 ) {
     let rig = Rig::scaled(linear_graph(k, 70, bias), format, k as u64, scale);
-    let plan = with_dispatch(&rig, gpu.caps(), 70, bias, &dispatch);
+    let caps = &in_rows(gpu);
+    let plan = with_dispatch(&rig, caps, 70, bias, &dispatch);
     let batch = batch(70, 11, 1);
     let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
     let expected = reference.logits(&batch).unwrap();
-    let found = run_rows(&rig, gpu, &plan, &batch);
+    let found = run_rows(&rig, gpu, caps, &plan, &batch);
     assert_close(&format!("{format}, scale {scale}"), &found, &expected, HALF_TOLERANCE * scale);
 }
 
@@ -245,7 +252,7 @@ fn gemv_equals_the_reference(lane: Part) {
         eprintln!("skipped: the adapter has no subgroups");
         return;
     }
-    let caps = gpu.caps();
+    let caps = &in_rows(&gpu);
     for format in WeightFormat::ALL {
         for (i, k) in [70, 576, 1536, 4096, 11008].into_iter().enumerate() {
             if k % format.block_len() != 0 {
@@ -263,7 +270,7 @@ fn gemv_equals_the_reference(lane: Part) {
                 let batch = batch(tokens, 11, i as u64 + 1);
                 let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
                 let expected = reference.logits(&batch).unwrap();
-                let found = run_rows(&rig, &gpu, &plan, &batch);
+                let found = run_rows(&rig, &gpu, caps, &plan, &batch);
                 let what = format!("{format}, k {k}, {tokens} tokens, {shape:?}");
                 assert_close(&what, &found, &expected, SUM_TOLERANCE);
             }
@@ -272,10 +279,10 @@ fn gemv_equals_the_reference(lane: Part) {
 }
 
 /// All rows of a plan whose last node has one row a token.
-fn run_rows(rig: &Rig, gpu: &Context, plan: &wgllama::plan::Plan, batch: &Batch) -> Vec<f32> {
+fn run_rows(rig: &Rig, gpu: &Context, caps: &Caps, plan: &wgllama::plan::Plan, batch: &Batch) -> Vec<f32> {
     let mut plan = plan.clone();
     plan.options.max_outputs = plan.options.max_tokens;
-    rig.run(gpu, gpu.caps(), &plan, std::slice::from_ref(batch), 192)
+    rig.run(gpu, caps, &plan, std::slice::from_ref(batch), 192)
 }
 
 #[test]
@@ -496,7 +503,7 @@ fn more_rows_than_one_dimension_holds() {
     let batch = batch(1, 11, 1);
     let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
     let expected = reference.logits(&batch).unwrap();
-    let found = run_rows(&rig, &gpu, &plan, &batch);
+    let found = run_rows(&rig, &gpu, &caps, &plan, &batch);
     assert_close("200,000 rows", &found, &expected, SUM_TOLERANCE);
 }
 

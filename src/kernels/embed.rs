@@ -2,6 +2,7 @@
 
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
+use crate::kernels::pack::Order;
 use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params, tuning};
 
 params! {
@@ -16,6 +17,8 @@ kernel!(EMBED, "embed", EmbedParams, [w: Read, scales: Read, y: Write], variants
 pub struct Embed {
     /// Storage format.
     pub format: WeightFormat,
+    /// Order of its groups.
+    pub order: Order,
     /// Width of a row, in values.
     pub width: usize,
     /// First row of the shard in the table.
@@ -24,12 +27,13 @@ pub struct Embed {
     pub rows: usize,
 }
 
-fn variant(format: WeightFormat, wg: u32) -> Variant {
-    Variant::new(&EMBED, &[Part::Step, Part::LaneThread, Part::Weight(format)], &[("WG", wg)])
+fn variant(format: WeightFormat, order: Order, wg: u32) -> Variant {
+    let parts = [Part::Step, Part::LaneThread, Part::Weight(format), order.part()];
+    Variant::new(&EMBED, &parts, &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
-    WeightFormat::ALL.map(|format| variant(format, tuning::flat(caps))).to_vec()
+    WeightFormat::ALL.map(|format| variant(format, tuning::order(caps), tuning::flat(caps))).to_vec()
 }
 
 /// One invocation for 32 values.
@@ -37,7 +41,7 @@ pub fn select(problem: &Embed, caps: &Caps) -> Dispatch {
     let wg = tuning::flat(caps);
     let groups = problem.width.div_ceil(crate::shape::GROUP) as u32;
     Dispatch {
-        variant: variant(problem.format, wg),
+        variant: variant(problem.format, problem.order, wg),
         params: EmbedParams { groups, first_row: problem.first_row as u32, rows: problem.rows as u32 }
             .words(),
         grid: Grid::Flat { per_row: groups, per_group: wg },

@@ -54,19 +54,7 @@ pub(super) fn problems() -> Vec<Gemv> {
     for format in WeightFormat::ALL {
         for out in [Out::Store, Out::Add, Out::Swiglu] {
             for (bias, batch) in [(false, Rows::Tokens), (true, Rows::Tokens), (false, Rows::Outputs)] {
-                all.push(Gemv {
-                    format,
-                    inputs: 64,
-                    outputs: 64,
-                    rows: 64,
-                    first: 0,
-                    stride: 1,
-                    out,
-                    norm: None,
-                    bias,
-                    batch,
-                    max_batch: 64,
-                });
+                all.push(Gemv { format, out, bias, batch, max_batch: 64, ..Gemv::SMALL });
             }
         }
     }

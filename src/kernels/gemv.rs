@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
+use crate::kernels::pack::Order;
 use crate::kernels::tuning::{self, GemvShape};
 use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params};
 use crate::shape::{GROUP, MAX_COLS, padded};
@@ -42,6 +43,8 @@ impl Out {
 pub struct Gemv {
     /// Storage format of the shard.
     pub format: WeightFormat,
+    /// Order of its groups: who lays them in bundles gets `gemv_lanes`.
+    pub order: Order,
     /// Inputs: columns of the matrix.
     pub inputs: usize,
     /// Width of a row of the result.
@@ -68,6 +71,7 @@ impl Gemv {
     /// A small problem, of which variants are listed.
     pub(super) const SMALL: Self = Self {
         format: WeightFormat::F32,
+        order: Order::Rows,
         inputs: 64,
         outputs: 64,
         rows: 64,

@@ -4,6 +4,7 @@
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
 use crate::kernels::gemv::{Gemv, GemvParams, Out};
+use crate::kernels::pack::Order;
 use crate::kernels::tuning::{self, LanesShape};
 use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel};
 
@@ -21,6 +22,7 @@ fn variant(shape: LanesShape, problem: &Gemv) -> Variant {
         Part::rows(problem.batch),
         Part::LaneSubgroup,
         Part::Weight(problem.format),
+        problem.order.part(),
         Part::XStorage,
         if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
         problem.out.part(),
@@ -30,7 +32,7 @@ fn variant(shape: LanesShape, problem: &Gemv) -> Variant {
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
-    if caps.subgroup.is_none() {
+    if tuning::order(caps) != Order::Bundles {
         return Vec::new();
     }
     let mut all = Vec::new();
@@ -46,7 +48,8 @@ fn variants(caps: &Caps) -> Vec<Variant> {
                 (Out::Swiglu, false, norm, Rows::Tokens),
             ] {
                 let max_batch = cols as usize;
-                let problem = Gemv { format, out, bias, norm, batch, max_batch, ..Gemv::SMALL };
+                let problem =
+                    Gemv { format, order: Order::Bundles, out, bias, norm, batch, max_batch, ..Gemv::SMALL };
                 all.push(variant(shape, &problem));
             }
         }
@@ -67,7 +70,7 @@ pub fn dispatch(problem: &Gemv, shape: LanesShape) -> Dispatch {
     }
 }
 
-/// On the lanes of a CPU, if the adapter is one and lets them shuffle.
-pub fn select(problem: &Gemv, caps: &Caps) -> Option<Dispatch> {
-    tuning::lanes(caps, problem.max_batch).map(|shape| dispatch(problem, shape))
+/// On the lanes of a CPU, for which rows lie in bundles.
+pub fn select(problem: &Gemv) -> Dispatch {
+    dispatch(problem, tuning::lanes(problem.max_batch))
 }

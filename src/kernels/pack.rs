@@ -2,12 +2,44 @@
 //! rows as runs of 16 bytes, then all scales; both are described beside the shader part of
 //! each format. Rows are padded with zeros to whole groups of 32 weights. Formats stay what
 //! they are: nothing is expanded and nothing is rounded.
+//!
+//! On GPUs rows follow one another, so that neighbouring lanes, which share a row, read
+//! neighbouring groups. On CPUs' lanes, which have rows of their own, bundles of rows do.
 
 use crate::dtype::WeightFormat;
-use crate::shape::{GROUP, ROW_ALIGN, round_up};
+use crate::kernels::Part;
+use crate::shape::{BUNDLE, GROUP, ROW_ALIGN, round_up};
 
 /// Planes start at a multiple of this many bytes, the largest offset alignment in WebGPU.
 const ALIGN: usize = 256;
+
+/// Which groups of 32 weights are neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// Those of a row.
+    Rows,
+    /// Those of the same columns in [`BUNDLE`] rows. Of these the first of every four come
+    /// first, then the second, and so on: `gemv_lanes` reads one of each four rows at a time.
+    Bundles,
+}
+
+impl Order {
+    /// Stored rows are a multiple of this.
+    pub const fn align(self) -> usize {
+        match self {
+            Self::Rows => ROW_ALIGN,
+            Self::Bundles => BUNDLE,
+        }
+    }
+
+    /// The part that finds a group.
+    pub const fn part(self) -> Part {
+        match self {
+            Self::Rows => Part::OrderRows,
+            Self::Bundles => Part::OrderBundles,
+        }
+    }
+}
 
 /// Bytes of quants that a group of 32 weights takes.
 const fn group_bytes(format: WeightFormat) -> usize {
@@ -33,6 +65,8 @@ const fn scale_bytes(format: WeightFormat) -> usize {
 pub struct Planes {
     /// Storage format.
     pub format: WeightFormat,
+    /// Order of the groups.
+    pub order: Order,
     /// Stored rows, padding included.
     pub rows: usize,
     /// Groups of 32 weights in a row.
@@ -47,12 +81,13 @@ pub struct Planes {
 
 impl Planes {
     /// The layout of `rows` rows of `cols` weights.
-    pub fn new(format: WeightFormat, rows: usize, cols: usize) -> Self {
-        let rows = round_up(rows, ROW_ALIGN);
+    pub fn new(format: WeightFormat, order: Order, rows: usize, cols: usize) -> Self {
+        let rows = round_up(rows, order.align());
         let groups = cols.div_ceil(GROUP);
         let quant_bytes = rows * groups * group_bytes(format);
         let scale_bytes = round_up(rows * groups * scale_bytes(format), 4).max(4);
-        Self { format, rows, groups, quant_bytes, scale_at: round_up(quant_bytes, ALIGN), scale_bytes }
+        let scale_at = round_up(quant_bytes, ALIGN);
+        Self { format, order, rows, groups, quant_bytes, scale_at, scale_bytes }
     }
 
     /// Size of the buffer.
@@ -67,10 +102,44 @@ impl Planes {
     }
 }
 
-/// Appends one stored row, padded to whole groups, to both planes.
+/// Appends stored rows to both planes, as many as [`Order::align`] says or a multiple of that.
 ///
-/// `row` holds whole blocks; the planes grow by [`Planes::row_bytes`].
-pub fn pack_row(planes: &Planes, row: &[u8], quants: &mut Vec<u8>, scales: &mut Vec<u8>) {
+/// Each row holds whole blocks, or less; the planes grow by [`Planes::row_bytes`] for each.
+pub fn pack<'a>(
+    planes: &Planes,
+    rows: impl IntoIterator<Item = &'a [u8]>,
+    quants: &mut Vec<u8>,
+    scales: &mut Vec<u8>,
+) {
+    let (quants_before, scales_before) = (quants.len(), scales.len());
+    for row in rows {
+        pack_row(planes, row, quants, scales);
+    }
+    if planes.order == Order::Bundles {
+        bundle(&mut quants[quants_before..], planes.groups, group_bytes(planes.format));
+        bundle(&mut scales[scales_before..], planes.groups, scale_bytes(planes.format));
+    }
+}
+
+/// Reorders rows of `groups` groups of `bytes` bytes from [`Order::Rows`] to [`Order::Bundles`].
+fn bundle(rows: &mut [u8], groups: usize, bytes: usize) {
+    if bytes == 0 {
+        return;
+    }
+    let mut from = Vec::new();
+    for bundle in rows.chunks_exact_mut(BUNDLE * groups * bytes) {
+        from.clear();
+        from.extend_from_slice(bundle);
+        for (at, place) in bundle.chunks_exact_mut(bytes).enumerate() {
+            let (group, at) = (at / BUNDLE, at % BUNDLE);
+            let row = at % (BUNDLE / 4) * 4 + at / (BUNDLE / 4);
+            place.copy_from_slice(&from[(row * groups + group) * bytes..][..bytes]);
+        }
+    }
+}
+
+/// Appends one stored row, padded to whole groups, to both planes.
+fn pack_row(planes: &Planes, row: &[u8], quants: &mut Vec<u8>, scales: &mut Vec<u8>) {
     let (quant_bytes, scale_bytes) = planes.row_bytes();
     let (quant_end, scale_end) = (quants.len() + quant_bytes, scales.len() + scale_bytes);
     match planes.format {
@@ -96,4 +165,35 @@ pub fn pack_row(planes: &Planes, row: &[u8], quants: &mut Vec<u8>, scales: &mut 
     }
     quants.resize(quant_end, 0);
     scales.resize(scale_end, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundles_hold_the_same_groups() {
+        let planes = |order| Planes::new(WeightFormat::Q8_0, order, 40, 70);
+        let pack = |planes: &Planes| {
+            // Scale and weights of a group say which it is.
+            let row =
+                |r: usize| (0..3).flat_map(move |g| [[r as u8; 17], [g; 17]].concat()).collect::<Vec<u8>>();
+            let rows: Vec<_> = (0..planes.rows).map(row).collect();
+            let (mut quants, mut scales) = (Vec::new(), Vec::new());
+            super::pack(planes, rows.iter().map(Vec::as_slice), &mut quants, &mut scales);
+            (quants, scales)
+        };
+        let (rows, bundles) = (planes(Order::Rows), planes(Order::Bundles));
+        assert_eq!((rows.rows, bundles.rows), (40, 64));
+        let ((quants, scales), (bundled, bundled_scales)) = (pack(&rows), pack(&bundles));
+        for row in 0..rows.rows {
+            for group in 0..3 {
+                let from = row * 3 + group;
+                // As in shaders/parts/order_bundles.wgsl.
+                let to = (row / 32 * 3 + group) * 32 + row % 4 * 8 + row % 32 / 4;
+                assert_eq!(quants[from * 32..][..32], bundled[to * 32..][..32], "{row} {group}");
+                assert_eq!(scales[from * 2..][..2], bundled_scales[to * 2..][..2], "{row} {group}");
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 use crate::caps::{AdapterKind, Caps};
 use crate::kernels::gemm::Tile;
+use crate::kernels::pack::Order;
 use crate::kernels::{Part, attention};
 use crate::shape::MAX_COLS;
 
@@ -60,12 +61,18 @@ pub struct LanesShape {
     pub wg: u32,
 }
 
-/// The division among lanes, where the adapter is a CPU whose lanes can shuffle. On lavapipe
-/// (Mesa 25, two busy cores, SmolLM2 Q4_1, in turns) it took prompts of 128 from 34 and 45 to 65
-/// and 90 tokens a second, and generation from 17 and 23 to 21 and 32, against [`gemv`].
-pub fn lanes(caps: &Caps, tokens: usize) -> Option<LanesShape> {
-    let shape = LanesShape { rows: 4, cols: if tokens == 1 { 1 } else { 8 }, wg: 8 };
-    (caps.kind == AdapterKind::Cpu && caps.subgroup.is_some()).then_some(shape)
+/// The division among lanes, for batches of up to `tokens` tokens.
+pub fn lanes(tokens: usize) -> LanesShape {
+    LanesShape { rows: 4, cols: if tokens == 1 { 1 } else { 8 }, wg: 8 }
+}
+
+/// How weights lie: in bundles where the adapter is a CPU whose lanes can shuffle, for
+/// `gemv_lanes`. On lavapipe (Mesa 25, two busy cores, SmolLM2 Q4_1, in turns) that kernel took
+/// prompts of 128 from 34 and 45 to 65 and 90 tokens a second, and generation from 17 and 23 to
+/// 21 and 32, against [`gemv`]; bundles then took a tenth to a sixth off its time for one token.
+pub fn order(caps: &Caps) -> Order {
+    let lanes = caps.kind == AdapterKind::Cpu && caps.subgroup.is_some();
+    if lanes { Order::Bundles } else { Order::Rows }
 }
 
 /// Sizes of tiles of a matrix product. Large tiles reuse more; but few of them leave an adapter
@@ -140,7 +147,7 @@ pub fn chunk(caps: &Caps) -> usize {
 /// every team would do it for each of them. On a CPU it pays where lanes share the squares, and
 /// not where each thread sums them all (docs/REJECTED.md).
 pub fn norm_prologue(caps: &Caps, tokens: usize) -> bool {
-    tokens == 1 && (caps.kind != AdapterKind::Cpu || lanes(caps, tokens).is_some())
+    tokens == 1 && (caps.kind != AdapterKind::Cpu || order(caps) == Order::Bundles)
 }
 
 /// Whether SwiGLU goes into the mat-vec before it. On lavapipe (Mesa 25, two cores, SmolLM2

@@ -20,6 +20,8 @@ pub enum Part {
     Coop8,
     Coop16,
     Weight(WeightFormat),
+    OrderRows,
+    OrderBundles,
     XStorage,
     XUniform,
     OutStore,
@@ -56,6 +58,8 @@ impl Part {
             Self::LaneTileSubgroup,
             Self::Coop8,
             Self::Coop16,
+            Self::OrderRows,
+            Self::OrderBundles,
             Self::XStorage,
             Self::XUniform,
             Self::OutStore,
@@ -94,6 +98,8 @@ impl Part {
             Self::Weight(WeightFormat::Q8_0) => part!("weight_q8_0"),
             Self::Weight(WeightFormat::Q4_0) => part!("weight_q4_0"),
             Self::Weight(WeightFormat::Q4_1) => part!("weight_q4_1"),
+            Self::OrderRows => part!("order_rows"),
+            Self::OrderBundles => part!("order_bundles"),
             Self::XStorage => part!("x_storage"),
             Self::XUniform => part!("x_uniform"),
             Self::OutStore => part!("out_store"),
@@ -119,6 +125,7 @@ impl Part {
             Self::Step
             | Self::LaneTile
             | Self::LaneTileSubgroup
+            | Self::OrderRows
             | Self::XStorage
             | Self::OutStore
             | Self::NormNone
@@ -133,6 +140,7 @@ impl Part {
             Self::Coop8 => Some("coop_8"),
             Self::Coop16 => Some("coop_16"),
             Self::Weight(format) => Some(format.name()),
+            Self::OrderBundles => Some("bundles"),
             Self::XUniform => Some("uniform"),
             Self::OutAdd => Some("add"),
             Self::OutSwiglu => Some("swiglu"),
@@ -168,7 +176,7 @@ impl Part {
 }
 
 /// Most parts, and most numbers, that a variant may have.
-const PARTS: usize = 8;
+const PARTS: usize = 9;
 const NUMBERS: usize = 6;
 
 /// A kernel with its parts and its compile-time numbers.
@@ -180,7 +188,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most eight
+    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most nine
     /// parts and six numbers are kept.
     pub fn new(kernel: &'static KernelDecl, parts: &[Part], numbers: &[(&'static str, u32)]) -> Self {
         debug_assert!(parts.len() <= PARTS && numbers.len() <= NUMBERS);

@@ -9,7 +9,7 @@ use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Planes};
 use crate::graph::{Graph, VectorId, VectorSpec, WeightSpec};
-use crate::kernels::pack::{self, pack_row};
+use crate::kernels::pack::{self, Order, pack};
 use crate::model::ModelFiles;
 use crate::plan::{Shard, WeightLayout};
 use crate::quant;
@@ -107,23 +107,21 @@ impl Loader<'_> {
         let mut uploader = self.context.uploader();
         let (quant_row, scale_row) = planes.row_bytes();
         let tensors = spec.parts.iter().map(|p| self.files.tensor(&p.tensor)).collect::<Result<Vec<_>>>()?;
-        let rows_at_once = (CHUNK / (quant_row + scale_row)).max(1).next_multiple_of(ROW_ALIGN);
+        let rows_at_once = (CHUNK / (quant_row + scale_row)).max(1).next_multiple_of(planes.order.align());
         let (mut quants, mut scales) = (Vec::new(), Vec::new());
         for start in (0..planes.rows).step_by(rows_at_once) {
             quants.clear();
             scales.clear();
             let end = (start + rows_at_once).min(planes.rows);
-            for row in start..end {
-                let bytes = match shard.source(spec, row) {
-                    Some((part, r)) => {
-                        let len = tensors[part].bytes.len() / spec.parts[part].rows;
-                        let stored = self.files.stored_row(&spec.parts[part], r);
-                        &tensors[part].bytes[stored * len..][..len]
-                    }
-                    None => &[],
-                };
-                pack_row(planes, bytes, &mut quants, &mut scales);
-            }
+            let rows = (start..end).map(|row| match shard.source(spec, row) {
+                Some((part, r)) => {
+                    let len = tensors[part].bytes.len() / spec.parts[part].rows;
+                    let stored = self.files.stored_row(&spec.parts[part], r);
+                    &tensors[part].bytes[stored * len..][..len]
+                }
+                None => &[],
+            });
+            pack(planes, rows, &mut quants, &mut scales);
             uploader.write(&buffer, (start * quant_row) as u64, &quants)?;
             if !scales.is_empty() {
                 uploader.write(&buffer, (planes.scale_at + start * scale_row) as u64, &scales)?;
@@ -172,8 +170,8 @@ fn patterns(context: &Context, format: WeightFormat) -> Result<(Buffer, Buffer)>
     let values: Vec<f32> =
         (0..VALUES).map(|_| (random.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.06).collect();
     let (mut quants, mut scales) = (Vec::new(), Vec::new());
-    let planes = pack::Planes::new(format, ROW_ALIGN, VALUES);
-    pack_row(&planes, &quant::encode(format, &values), &mut quants, &mut scales);
+    let planes = pack::Planes::new(format, Order::Rows, ROW_ALIGN, VALUES);
+    pack(&planes, [&quant::encode(format, &values)[..]], &mut quants, &mut scales);
     scales.resize(scales.len().max(16), 0);
     let upload = |bytes: &[u8]| {
         let buffer = context.buffer("random weights", bytes.len() as u64, HELP)?;

@@ -7,7 +7,8 @@ use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::graph::WeightSpec;
 use crate::kernels::pack::Planes;
-use crate::shape::{ROW_ALIGN, padded};
+use crate::kernels::tuning;
+use crate::shape::padded;
 
 /// Rows of one format in one buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,14 +107,16 @@ impl WeightLayout {
         caps: &Caps,
     ) -> Result<()> {
         let rows: usize = parts.iter().map(|&p| spec.parts[p].rows).sum();
-        let row_bytes = Planes::new(format, ROW_ALIGN, spec.cols).bytes() / ROW_ALIGN;
+        let order = tuning::order(caps);
+        let align = order.align();
+        let row_bytes = Planes::new(format, order, align, spec.cols).bytes() / align;
         let limit = caps.max_storage_binding.min(caps.max_buffer) as usize;
         // A little less than the limit, for the alignment between the planes.
-        let most = (limit.saturating_sub(512) / row_bytes.max(1)) / ROW_ALIGN * ROW_ALIGN;
+        let most = (limit.saturating_sub(512) / row_bytes.max(1)) / align * align;
         if most == 0 {
             return Err(Error::OutOfMemory {
-                what: format!("{ROW_ALIGN} rows of {}", spec.name),
-                need: (row_bytes * ROW_ALIGN) as u64,
+                what: format!("{align} rows of {}", spec.name),
+                need: (row_bytes * align) as u64,
                 limit: limit as u64,
                 help: "choose another device".to_string(),
             });
@@ -122,7 +125,7 @@ impl WeightLayout {
         for start in (0..rows + extra).step_by(most) {
             let computed = (rows + extra - start).min(most);
             self.shards.push(Shard {
-                planes: Planes::new(format, computed, spec.cols),
+                planes: Planes::new(format, order, computed, spec.cols),
                 parts: parts.to_vec(),
                 interleaved: spec.interleaved && parts.len() > 1,
                 start,

@@ -3,6 +3,7 @@
 use crate::caps::Caps;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
+use crate::kernels::pack::Order;
 use crate::kernels::{
     Dispatch, PAGE, Rows, add, attention, attention_merge, attention_prefill, embed, gemm, gemm_coop,
     gemm_merge, gemv, gemv_lanes, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
@@ -222,6 +223,7 @@ impl Lowering<'_> {
         for (shard, s) in layouts[table.0].shards.iter().enumerate().filter(|(_, s)| s.rows > 0) {
             let problem = embed::Embed {
                 format: s.planes.format,
+                order: s.planes.order,
                 width: self.graph.nodes[i].width,
                 first_row: s.first,
                 rows: s.rows,
@@ -255,6 +257,7 @@ impl Lowering<'_> {
         for (shard, s) in layouts[weight.0].shards.iter().enumerate() {
             let problem = gemv::Gemv {
                 format: s.planes.format,
+                order: s.planes.order,
                 inputs: spec.cols,
                 outputs: node.width / splits,
                 rows: rows_to_compute(s, spec.rows, out),
@@ -266,10 +269,12 @@ impl Lowering<'_> {
                 batch: node.rows,
                 max_batch,
             };
-            let dispatch = gemm_coop::select(&problem, splits, self.caps)
-                .or_else(|| gemm::select(&problem, splits, self.caps))
-                .or_else(|| gemv_lanes::select(&problem, self.caps))
-                .unwrap_or_else(|| gemv::select(&problem, self.caps));
+            let dispatch = match problem.order {
+                Order::Bundles => gemv_lanes::select(&problem),
+                Order::Rows => gemm_coop::select(&problem, splits, self.caps)
+                    .or_else(|| gemm::select(&problem, splits, self.caps))
+                    .unwrap_or_else(|| gemv::select(&problem, self.caps)),
+            };
             if let Some(vectors) = dispatch.variant.number("X4") {
                 // A uniform binding is as long as its array, whatever the batch.
                 let size = &mut self.memory.sizes[x.0];

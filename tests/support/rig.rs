@@ -5,7 +5,7 @@ use wgllama::gpu::{Buffer, Buffers, Context, Executable, Planes, StepTables};
 use wgllama::graph::reference::Source;
 use wgllama::graph::{Batch, Graph, Part, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
 use wgllama::kernels::PAGE;
-use wgllama::kernels::pack::pack_row;
+use wgllama::kernels::pack::pack;
 use wgllama::plan::{Plan, WeightLayout};
 use wgllama::shape::padded;
 use wgllama::{Caps, KvFormat, Result, WeightFormat, quant};
@@ -185,13 +185,13 @@ impl Rig {
         let shard = |shard: &wgllama::plan::Shard| {
             let planes = &shard.planes;
             let (mut quants, mut scales) = (Vec::new(), Vec::new());
-            for r in 0..planes.rows {
-                let row = shard.source(spec, r).map_or(&[][..], |(part, row)| {
+            let rows = (0..planes.rows).map(|r| {
+                shard.source(spec, r).map_or(&[][..], |(part, row)| {
                     let before: usize = spec.parts[..part].iter().map(|p| p.rows).sum();
                     &bytes[(before + row) * row_bytes..][..row_bytes]
-                });
-                pack_row(planes, row, &mut quants, &mut scales);
-            }
+                })
+            });
+            pack(planes, rows, &mut quants, &mut scales);
             let buffer = gpu.buffer("weights", planes.bytes() as u64, "").unwrap();
             gpu.write(&buffer, 0, &quants);
             if !scales.is_empty() {
