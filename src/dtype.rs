@@ -78,6 +78,41 @@ impl fmt::Display for WeightFormat {
     }
 }
 
+/// How a few tokens' activations meet quantised weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Activations {
+    /// As they are: the default.
+    #[default]
+    F32,
+    /// Rounded to signed bytes, with a scale for each 32 of them, where the kernel for the
+    /// adapter and the format of the weights can: fewer instructions on GPUs that multiply four
+    /// bytes at a time, and an error of about a half in the logits (docs/NUMERICS.md).
+    Int8,
+}
+
+impl Activations {
+    /// All ways.
+    pub const ALL: [Self; 2] = [Self::F32, Self::Int8];
+
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
+impl std::str::FromStr for Activations {
+    type Err = crate::Error;
+    fn from_str(s: &str) -> crate::Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|f| f.name() == s)
+            .ok_or_else(|| crate::Error::option("activations", format!("expected f32 or int8, found '{s}'")))
+    }
+}
+
 /// How cached keys and values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KvFormat {

@@ -43,7 +43,7 @@ pub mod shape;
 pub mod tokenizer;
 
 pub use caps::Caps;
-pub use dtype::{KvFormat, WeightFormat};
+pub use dtype::{Activations, KvFormat, WeightFormat};
 pub use error::{Error, Result};
 pub use generate::{Finish, Group, Phase, Piece, Sampler, Sampling, Session, SessionOptions, TokenStream};
 pub use gpu::{Context, ContextOptions};

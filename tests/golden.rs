@@ -113,16 +113,21 @@ fn smollm2_equals_the_golden(kv: KvFormat, tolerance: f32, margin: f32) {
     }
 }
 
-/// The kernels that a GPU gets, run where the tests run: fused norms, split attention, tiles.
-#[test]
-fn smollm2_equals_the_golden_with_the_kernels_of_gpus() {
-    let (Some(shared), Some(path), Some(_)) = (shared(), smollm2(), gpu()) else { return };
+/// The device that tests run on, with the kernels that a GPU gets.
+fn as_gpu() -> Option<wgllama::Context> {
+    gpu()?;
     let options = wgllama::ContextOptions {
         device: std::env::var("WGLLAMA_TEST_DEVICE").ok(),
         treat_as: Some(wgllama::caps::AdapterKind::Discrete),
         ..Default::default()
     };
-    let context = wgllama::Context::new(&options).unwrap();
+    Some(wgllama::Context::new(&options).unwrap())
+}
+
+/// Fused norms, split attention, tiles.
+#[test]
+fn smollm2_equals_the_golden_with_the_kernels_of_gpus() {
+    let (Some(shared), Some(path), Some(context)) = (shared(), smollm2(), as_gpu()) else { return };
     let golden = Golden::open(&shared.join("models/golden/smollm2_q4_1_f32dequant.safetensors"));
     let model = load(&context, &path);
     let plan = session(&model, KvFormat::F32, 512, 512).plan(wgllama::Phase::Decode).unwrap().to_string();
@@ -131,6 +136,34 @@ fn smollm2_equals_the_golden_with_the_kernels_of_gpus() {
     }
     for name in ["short", "one", "chat", "long"] {
         prompt(&model, &golden, name, KvFormat::F32, 1e-3, 0.02);
+    }
+}
+
+/// Activations of eight bits are as far off as in engines that know no others, and no further.
+#[test]
+fn smollm2_is_near_the_golden_with_activations_of_bytes() {
+    let (Some(shared), Some(path), Some(context)) = (shared(), smollm2(), as_gpu()) else { return };
+    let golden = Golden::open(&shared.join("models/golden/smollm2_q4_1_f32dequant.safetensors"));
+    let model = load(&context, &path);
+    let options = wgllama::SessionOptions {
+        context: Some(64),
+        kv: KvFormat::F32,
+        activations: wgllama::Activations::Int8,
+        chunk: Some(1),
+        ..Default::default()
+    };
+    let mut session = model.session(&options).unwrap();
+    let plan = session.plan(wgllama::Phase::Decode).unwrap().to_string();
+    assert!(plan.contains("gemv_int8") && !plan.contains("gemv["), "{plan}");
+    for name in ["short", "one"] {
+        session.truncate(0);
+        session.prefill(&golden.ids(&format!("{name}.ids"))).unwrap();
+        let expected = golden.floats(&format!("{name}.last_logits"));
+        let found = session.logits().unwrap();
+        assert_close(name, found, &expected, 1.0);
+        let top =
+            |logits: &[f32]| logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(i, _)| i);
+        assert_eq!(top(found), top(&expected));
     }
 }
 

@@ -22,7 +22,7 @@ use wgllama::kernels::{KERNELS, Part, Variant};
 use wgllama::model::{Config, architecture};
 use wgllama::plan::{PlanOptions, WeightLayout, lower};
 use wgllama::shape::GROUP;
-use wgllama::{Caps, KvFormat, WeightFormat};
+use wgllama::{Activations, Caps, KvFormat, WeightFormat};
 
 /// GCN, RDNA2, and RDNA3, which has matrix instructions.
 const FAMILIES: [&str; 3] = ["vega10", "navi21", "navi31"];
@@ -81,8 +81,10 @@ fn variants_in_plans() -> Vec<Variant> {
                 .iter()
                 .map(|w| WeightLayout::new(w, &vec![format; w.parts.len()], &caps).unwrap())
                 .collect();
-            for tokens in [1, 2, 4, 8, 512] {
-                let options = PlanOptions::new(tokens, 1, KvFormat::F16);
+            for (tokens, activations) in
+                [1, 2, 4, 8, 512].into_iter().flat_map(|n| Activations::ALL.map(|a| (n, a)))
+            {
+                let options = PlanOptions { activations, ..PlanOptions::new(tokens, 1, KvFormat::F16) };
                 let plan = lower(&graph, &layouts, &caps, &options).unwrap();
                 found.extend(plan.launches.iter().map(|l| l.dispatch.variant));
             }
@@ -104,6 +106,15 @@ fn is(variant: &Variant, kernel: &str) -> bool {
     variant.kernel().name == kernel
 }
 
+/// The mat-vecs whose lanes walk along rows.
+fn is_gemv(variant: &Variant) -> bool {
+    is(variant, "gemv") || is(variant, "gemv_int8")
+}
+
+fn normalises(variant: &Variant) -> bool {
+    variant.parts().any(|p| p == Part::NormRms)
+}
+
 fn format(variant: &Variant) -> Option<WeightFormat> {
     variant.parts().find_map(|part| match part {
         Part::Weight(format) => Some(format),
@@ -114,12 +125,12 @@ fn format(variant: &Variant) -> Option<WeightFormat> {
 /// Weights that a lane multiplies in one turn of a mat-vec's inner loop, by the 16-byte loads in it: so many for
 /// a group of 32 columns, and the compiler may have unrolled the loop. None if the loads are others.
 fn weights_per_turn(variant: &Variant, turn: &Counts) -> Option<usize> {
-    if !is(variant, "gemv") {
+    if !is_gemv(variant) {
         return None;
     }
     let rows = variant.number("ROWS")? as usize;
     let quants = Planes::new(format(variant)?, Order::Rows, 1, GROUP).row_bytes().0 / 16;
-    let gain = usize::from(variant.parts().any(|p| p == Part::NormRms));
+    let gain = usize::from(normalises(variant));
     let loads = rows * quants + (variant.number("COLS")? as usize + gain) * GROUP / 4;
     let wide = turn.loads.get(&128).copied().unwrap_or(0);
     (wide > 0 && wide.is_multiple_of(loads)).then(|| wide / loads * rows * GROUP)
@@ -199,11 +210,13 @@ fn special_instructions_appear_where_they_are_asked_for() {
 }
 
 /// Vector operations that a mat-vec for one token may spend on a weight. For f32, which has nothing to decode,
-/// half an operation is for the norm and the addresses.
+/// half an operation is for the norm and the addresses. With products of four bytes a norm shows: its squares and
+/// gains alone are a quarter of an operation, and Q4_0 misses 1.5 by less than that.
 fn limit(variant: &Variant) -> Option<f64> {
-    let one = is(variant, "gemv") && variant.number("COLS") == Some(1);
+    let one = is_gemv(variant) && variant.number("COLS") == Some(1);
     let limit = match format(variant)? {
-        _ if calls(variant, "dot4I8Packed") => 1.5,
+        WeightFormat::Q4_0 if is(variant, "gemv_int8") && normalises(variant) => 1.55,
+        _ if is(variant, "gemv_int8") => 1.5,
         WeightFormat::F32 => 1.5,
         WeightFormat::F16 => 1.75,
         WeightFormat::BF16 => 2.5,
@@ -303,8 +316,10 @@ fn report() {
     let variants = variants_in_plans();
     let mut text = INTRODUCTION.replace("DRIVER", &gpus[0].driver);
     for gpu in gpus {
-        let usable: Vec<Variant> =
-            variants.iter().filter(|v| gpu.matrices || !calls(v, "coopMultiplyAdd")).copied().collect();
+        let usable = |v: &&Variant| {
+            (gpu.matrices || !calls(v, "coopMultiplyAdd")) && (gpu.family != "vega10" || !is(v, "gemv_int8"))
+        };
+        let usable: Vec<Variant> = variants.iter().filter(usable).copied().collect();
         write!(
             text,
             "\n## {}\n\n\

@@ -9,16 +9,16 @@ mod support;
 use rig::{Random, Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::caps::AdapterKind;
-use wgllama::graph::reference::Reference;
-use wgllama::graph::{Batch, Graph, Heads, Rope, Token};
+use wgllama::graph::reference::{Reference, Source};
+use wgllama::graph::{Batch, Graph, Heads, Rope, Token, VectorId, WeightId};
 use wgllama::kernels::gemv::{self, Gemv};
-use wgllama::kernels::gemv_lanes;
 use wgllama::kernels::tuning::{GemvShape, TILES};
 use wgllama::kernels::{Dispatch, Part};
 use wgllama::kernels::{KernelDecl, Variant, gemm, gemm_coop, link::link, tuning};
+use wgllama::kernels::{gemv_int8, gemv_lanes};
 use wgllama::plan::{PlanOptions, lower};
 use wgllama::shape::Rows;
-use wgllama::{Caps, Context, KvFormat, WeightFormat};
+use wgllama::{Activations, Caps, Context, KvFormat, WeightFormat};
 
 /// Presets that the device at hand can run: all, unless it has no subgroups.
 fn runnable(gpu: &Context) -> Vec<(&'static str, Caps)> {
@@ -84,6 +84,7 @@ fn with_dispatch(
             stride: shard.stride,
             out: gemv::Out::Store,
             norm: None,
+            activations: Activations::Int8,
             bias,
             batch: Rows::Tokens,
             max_batch: tokens,
@@ -146,6 +147,50 @@ fn gemv_of_lanes_equals_the_reference() {
                 let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
                 let expected = reference.logits(&batch).unwrap();
                 let found = run_rows(&rig, &gpu, caps, &plan, &batch);
+                assert_close(&format!("{format}, k {k}, {tokens} tokens"), &found, &expected, SUM_TOLERANCE);
+            }
+        }
+    }
+}
+
+/// `x` in groups of 32, rounded to whole multiples of a 127th of the largest.
+fn rounded(x: &[f32]) -> Vec<f32> {
+    let round = |group: &[f32]| {
+        let most = group.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let inverse = if most == 0.0 { 0.0 } else { 127.0 / most };
+        group.iter().map(|v| (v * inverse).round_ties_even() * (most / 127.0)).collect::<Vec<_>>()
+    };
+    x.chunks(32).flat_map(round).collect()
+}
+
+/// A mat-vec of bytes is that of the rounded activations, for all numbers of columns, by all
+/// lanes; and another group than the first may hold nothing but zeros.
+#[test]
+fn gemv_of_bytes_is_that_of_rounded_activations() {
+    let Some(gpu) = gpu() else { return };
+    let rows_of = in_rows(&gpu);
+    let trees = Caps { subgroup: None, ..rows_of.clone() };
+    for format in [WeightFormat::Q8_0, WeightFormat::Q4_0, WeightFormat::Q4_1] {
+        for (k, rows, tokens, bias) in [(96, 33, 1, true), (576, 7, 1, false), (576, 9, 3, false)] {
+            let mut rig = Rig::new(linear_graph(k, rows, bias), format, k as u64);
+            // The embedding as it is, so that the same values are rounded here and there.
+            rig.store(0, WeightFormat::F32, |i, v| if i % k / 32 == 1 { 0.0 } else { v });
+            let (ids, graph) = (batch(tokens, 11, 1), &rig.graph);
+            let (x, w) = (rig.weight(graph, WeightId(0)).unwrap(), rig.weight(graph, WeightId(1)).unwrap());
+            let biases = if bias { rig.vector(graph, VectorId(0)).unwrap() } else { vec![0.0; rows] };
+            let token = |t: &Token| {
+                let x = rounded(&x[t.id as usize * k..][..k]);
+                let row = |(w, b): (&[f32], &f32)| {
+                    w.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() as f32 + b
+                };
+                w.chunks(k).zip(&biases).map(row).collect::<Vec<_>>()
+            };
+            let expected: Vec<f32> = ids.tokens.iter().flat_map(token).collect();
+            // What reduces does not depend on the format.
+            let all = if format == WeightFormat::Q8_0 { vec![&rows_of, &trees] } else { vec![&rows_of] };
+            for caps in all {
+                let plan = with_dispatch(&rig, caps, tokens, bias, |p| gemv_int8::select(p, caps).unwrap());
+                let found = run_rows(&rig, &gpu, caps, &plan, &ids);
                 assert_close(&format!("{format}, k {k}, {tokens} tokens"), &found, &expected, SUM_TOLERANCE);
             }
         }

@@ -175,8 +175,13 @@ fn tiny(gpu: &Context) -> (tempfile::TempDir, Model) {
 }
 
 fn ahead(model: &Model, ahead: usize, context: usize) -> Session {
-    let options =
-        SessionOptions { context: Some(context), kv: KvFormat::F32, chunk: Some(32), ahead: Some(ahead) };
+    let options = SessionOptions {
+        context: Some(context),
+        kv: KvFormat::F32,
+        chunk: Some(32),
+        ahead: Some(ahead),
+        ..Default::default()
+    };
     model.session(&options).unwrap()
 }
 

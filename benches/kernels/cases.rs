@@ -13,7 +13,7 @@ use wgllama::kernels::{Dispatch, Part, probe_copy, probe_fma};
 use wgllama::model::{KvCache, Weights};
 use wgllama::plan::{Launch, Plan, PlanOptions, Resource, SlotId, Traffic, lower};
 use wgllama::shape::Rows;
-use wgllama::{Context, KvFormat, Result, WeightFormat};
+use wgllama::{Activations, Context, KvFormat, Result, WeightFormat};
 
 /// All formats.
 pub const FORMATS: [WeightFormat; 6] = WeightFormat::ALL;
@@ -193,6 +193,7 @@ impl Case {
                     stride: shard.stride,
                     out: gemv::Out::Store,
                     norm: None,
+                    activations: Activations::F32,
                     bias: false,
                     batch: Rows::Tokens,
                     max_batch: tokens,

@@ -16,10 +16,18 @@ fn block(g: u32) -> Block {
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8((b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu));
+    return vec4<f32>(unpack4xU8(signed_bytes(b, i)));
 }
 
 fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(b.d, -8.0 * b.d); }
 
 // The sum of w x, from those of q x and of x over the group.
 fn weigh(b: Block, qx: f32, x: f32) -> f32 { return b.d * (qx - 8.0 * x); }
+
+// Weights 4 i .. 4 i + 3 as signed bytes without BYTES_OFFSET, and the sum of w x from those of
+// bytes, with it, times x and of x.
+const BYTES_OFFSET = -8;
+
+fn signed_bytes(b: Block, i: u32) -> u32 { return (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu; }
+
+fn weigh_bytes(b: Block, qx: f32, x: f32) -> f32 { return b.d * qx; }

@@ -13,7 +13,7 @@ fn block(g: u32) -> Block { return Block(w[g], scales[g]); }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8((b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu));
+    return vec4<f32>(unpack4xU8(signed_bytes(b, i)));
 }
 
 fn scale_min(b: Block) -> vec2<f32> { return unpack2x16float(b.dm); }
@@ -23,3 +23,11 @@ fn weigh(b: Block, qx: f32, x: f32) -> f32 {
     let dm = unpack2x16float(b.dm);
     return dm.x * qx + dm.y * x;
 }
+
+// Weights 4 i .. 4 i + 3 as signed bytes without BYTES_OFFSET, and the sum of w x from those of
+// bytes, with it, times x and of x.
+const BYTES_OFFSET = 0;
+
+fn signed_bytes(b: Block, i: u32) -> u32 { return (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu; }
+
+fn weigh_bytes(b: Block, qx: f32, x: f32) -> f32 { return weigh(b, qx, x); }

@@ -24,3 +24,11 @@ fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(b.d, -128.0 * b.d); }
 
 // The sum of w x, from those of q x and of x over the group.
 fn weigh(b: Block, qx: f32, x: f32) -> f32 { return b.d * (qx - 128.0 * x); }
+
+// Weights 4 i .. 4 i + 3 as signed bytes without BYTES_OFFSET, and the sum of w x from those of
+// bytes, with it, times x and of x.
+const BYTES_OFFSET = 0;
+
+fn signed_bytes(b: Block, i: u32) -> u32 { return select(b.high, b.low, i < 4u)[i % 4u] ^ 0x80808080u; }
+
+fn weigh_bytes(b: Block, qx: f32, x: f32) -> f32 { return b.d * qx; }

@@ -67,7 +67,7 @@ impl Args {
 
     /// Refuses what makes no sense before anything is loaded.
     fn check(&self) -> Result<()> {
-        self.cache.kv()?;
+        self.cache.session()?;
         if self.repeat == 0 {
             return Err(Error::option("repeat", "expected 1 or more, found 0"));
         }

@@ -10,7 +10,7 @@ use wgllama::kernels::link::link;
 use wgllama::kernels::{Grid, KERNELS, Variant};
 use wgllama::model::architecture;
 use wgllama::plan::{Plan, PlanOptions, WeightLayout, lower};
-use wgllama::{Caps, Error, ModelFiles, Result, SessionOptions};
+use wgllama::{Caps, Error, ModelFiles, Result};
 
 use super::Outcome;
 use super::options::{CacheArgs, synthetic};
@@ -82,11 +82,11 @@ fn plans(args: &Args, caps: &Caps) -> Result<Vec<(String, Plan)>> {
         }
         (None, None) => return Ok(Vec::new()),
     };
-    let options = SessionOptions { context: args.cache.ctx, ..Default::default() };
-    let context = options.context_for(&config)?;
-    let kv = args.cache.kv()?;
+    let session = args.cache.session()?;
+    let context = session.context_for(&config)?;
     let plan = |tokens: usize| {
-        let options = PlanOptions { context, ..PlanOptions::new(tokens, 1, kv) };
+        let activations = session.activations;
+        let options = PlanOptions { context, activations, ..PlanOptions::new(tokens, 1, session.kv) };
         lower(&graph, &layouts, caps, &options)
     };
     // As a session does: a chunk shrinks to what the adapter binds.

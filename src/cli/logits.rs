@@ -39,9 +39,8 @@ pub fn run(args: &Args) -> Outcome {
     };
     let options = SessionOptions {
         context: Some(args.cache.ctx.unwrap_or(ids.len().max(1))),
-        kv: args.cache.kv()?,
         chunk: Some(args.chunk),
-        ..Default::default()
+        ..args.cache.session()?
     };
     options.context_for(files.config())?;
     let out = Output::create(&args.out)?;

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgllama::caps::AdapterKind;
 use wgllama::model::{Config, presets};
 use wgllama::{
-    Context, ContextOptions, Error, KvFormat, LoadOptions, Model, ModelFiles, Result, WeightFormat,
+    Context, ContextOptions, Error, LoadOptions, Model, ModelFiles, Result, SessionOptions, WeightFormat,
 };
 
 use super::tell;
@@ -57,12 +57,16 @@ pub struct CacheArgs {
     /// Format of cached keys and values
     #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = ["f16", "f32"])]
     kv: String,
+    /// How activations meet quantised weights: as they are, or, on GPUs, rounded to 8 bits
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = ["f32", "int8"])]
+    activations: String,
 }
 
 impl CacheArgs {
-    /// The format.
-    pub fn kv(&self) -> Result<KvFormat> {
-        self.kv.parse()
+    /// A session with these.
+    pub fn session(&self) -> Result<SessionOptions> {
+        let (kv, activations) = (self.kv.parse()?, self.activations.parse()?);
+        Ok(SessionOptions { context: self.ctx, kv, activations, ..Default::default() })
     }
 }
 

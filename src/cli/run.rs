@@ -101,12 +101,7 @@ pub fn run(args: &Args) -> Outcome {
         seed: args.seed.unwrap_or_else(fresh_seed),
         max_tokens: args.max_tokens,
     };
-    let options = SessionOptions {
-        context: args.cache.ctx,
-        kv: args.cache.kv()?,
-        ahead: Some(args.ahead),
-        ..Default::default()
-    };
+    let options = SessionOptions { ahead: Some(args.ahead), ..args.cache.session()? };
     // What can be known to be wrong is said before anything is loaded.
     sampling.check()?;
     let room = options.context_for(files.config())?;

@@ -1,6 +1,6 @@
 //! A session: one sequence on the device, with its cache and the executables that extend it.
 
-use crate::dtype::KvFormat;
+use crate::dtype::{Activations, KvFormat};
 use crate::error::{Error, Result};
 use crate::generate::{Sampler, Sampling, TokenStream};
 use crate::gpu::{Buffer, Buffers, Choices, Executable, Feed, StepTables};
@@ -18,6 +18,8 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// Format of cached keys and values.
     pub kv: KvFormat,
+    /// How activations meet quantised weights.
+    pub activations: Activations,
     /// The most prompt tokens in one step; by default what suits the adapter and what it can hold.
     pub chunk: Option<usize>,
     /// Steps that a [`TokenStream`] has under way beyond the one whose token it waits for; by
@@ -84,6 +86,7 @@ pub struct Session {
 pub(super) struct Base {
     pub model: Model,
     pub kv: KvFormat,
+    pub activations: Activations,
     pub context: usize,
     pub rope: Buffer,
     /// Whether plans with one output choose what follows it on the device.
@@ -94,6 +97,7 @@ impl Base {
     pub fn plan(&self, max_tokens: usize, max_outputs: usize, keep: &[&str]) -> Result<Plan> {
         let mut options = PlanOptions::new(max_tokens, max_outputs, self.kv);
         options.context = self.context;
+        options.activations = self.activations;
         options.keep = keep.iter().map(|k| (*k).to_string()).collect();
         options.choose = self.choose && max_outputs == 1;
         lower(self.model.graph(), &self.model.weights().layouts, self.model.context().caps(), &options)
@@ -170,6 +174,7 @@ impl Model {
         let base = Base {
             model: self.clone(),
             kv: options.kv,
+            activations: options.activations,
             context,
             rope: self.rope_tables(context)?,
             choose: false,

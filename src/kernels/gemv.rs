@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::caps::Caps;
-use crate::dtype::WeightFormat;
+use crate::dtype::{Activations, WeightFormat};
 use crate::kernels::pack::Order;
 use crate::kernels::tuning::{self, GemvShape};
 use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params};
@@ -59,6 +59,8 @@ pub struct Gemv {
     pub out: Out,
     /// The epsilon of the normalisation on the way in, if there is one: for one token only.
     pub norm: Option<f32>,
+    /// Whether activations may be rounded, for `gemv_int8`.
+    pub activations: Activations,
     /// Whether there is a bias.
     pub bias: bool,
     /// Which rows of the batch.
@@ -79,6 +81,7 @@ impl Gemv {
         stride: 1,
         out: Out::Store,
         norm: None,
+        activations: Activations::F32,
         bias: false,
         batch: Rows::Tokens,
         max_batch: 1,

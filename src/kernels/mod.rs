@@ -12,6 +12,7 @@ pub mod gemm;
 pub mod gemm_coop;
 pub mod gemm_merge;
 pub mod gemv;
+pub mod gemv_int8;
 pub mod gemv_lanes;
 pub mod link;
 pub mod pack;
@@ -167,10 +168,11 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 18] = [
+pub static KERNELS: [&KernelDecl; 19] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
+    &gemv_int8::GEMV_INT8,
     &gemv_lanes::GEMV_LANES,
     &gemm::GEMM,
     &gemm_coop::GEMM_COOP,

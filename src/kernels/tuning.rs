@@ -50,6 +50,13 @@ pub fn gemv(caps: &Caps, tokens: usize, norm: bool) -> GemvShape {
     }
 }
 
+/// Whether products of four bytes are one instruction. No API tells; of AMD's GPUs those whose
+/// subgroups always have 64 invocations, up to Vega, take a dozen (docs/ISA.md), and software
+/// adapters about as many.
+pub fn multiplies_bytes(caps: &Caps) -> bool {
+    caps.kind != AdapterKind::Cpu && caps.subgroup != Some((64, 64))
+}
+
 /// How a mat-vec divides its work among the lanes of a CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LanesShape {

@@ -6,7 +6,7 @@ use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
 use crate::kernels::pack::Order;
 use crate::kernels::{
     Dispatch, PAGE, Rows, add, attention, attention_merge, attention_prefill, embed, gemm, gemm_coop,
-    gemm_merge, gemv, gemv_lanes, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
+    gemm_merge, gemv, gemv_int8, gemv_lanes, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, Work, fuse, work};
@@ -265,6 +265,7 @@ impl Lowering<'_> {
                 stride: s.stride,
                 out: if splits > 1 { gemv::Out::Store } else { sums_of(out) },
                 norm: norm.map(|(_, eps)| eps),
+                activations: self.options.activations,
                 bias: bias.is_some(),
                 batch: node.rows,
                 max_batch,
@@ -273,6 +274,7 @@ impl Lowering<'_> {
                 Order::Bundles => gemv_lanes::select(&problem),
                 Order::Rows => gemm_coop::select(&problem, splits, self.caps)
                     .or_else(|| gemm::select(&problem, splits, self.caps))
+                    .or_else(|| gemv_int8::select(&problem, self.caps))
                     .unwrap_or_else(|| gemv::select(&problem, self.caps)),
             };
             if let Some(vectors) = dispatch.variant.number("X4") {

@@ -13,7 +13,7 @@ pub use layout::{Shard, WeightLayout};
 pub use lower::lower;
 pub use work::{Traffic, Work};
 
-use crate::dtype::KvFormat;
+use crate::dtype::{Activations, KvFormat};
 use crate::graph::{VectorId, WeightId};
 use crate::kernels::{Dispatch, Rows};
 
@@ -26,6 +26,8 @@ pub struct PlanOptions {
     pub max_outputs: usize,
     /// Format of the cache.
     pub kv: KvFormat,
+    /// How activations meet quantised weights.
+    pub activations: Activations,
     /// Tokens that the cache holds.
     pub context: usize,
     /// Names of nodes whose results stay readable after a step.
@@ -40,7 +42,16 @@ impl PlanOptions {
     /// For batches of up to `max_tokens` tokens with the logits of `max_outputs`, in a context
     /// of 4096.
     pub fn new(max_tokens: usize, max_outputs: usize, kv: KvFormat) -> Self {
-        Self { max_tokens, max_outputs, kv, context: 4096, keep: Vec::new(), fuse: true, choose: false }
+        Self {
+            max_tokens,
+            max_outputs,
+            kv,
+            activations: Activations::F32,
+            context: 4096,
+            keep: Vec::new(),
+            fuse: true,
+            choose: false,
+        }
     }
 }
 

@@ -79,11 +79,17 @@ impl Rig {
     /// The same with the first matrix, the embedding, scaled.
     pub fn scaled(graph: Graph, format: WeightFormat, seed: u64, scale: f32) -> Self {
         let mut rig = Self::new(graph, format, seed);
-        let mut values = vec![0.0; rig.graph.weights[0].rows * rig.graph.weights[0].cols];
-        quant::decode(rig.formats[0], &rig.matrices[0], &mut values);
-        values.iter_mut().for_each(|v| *v *= scale);
-        rig.matrices[0] = quant::encode(rig.formats[0], &values);
+        rig.store(0, rig.formats[0], |_, v| v * scale);
         rig
+    }
+
+    /// Stores matrix `index` in another format, with `change(place, value)` of its values.
+    pub fn store(&mut self, index: usize, format: WeightFormat, change: impl Fn(usize, f32) -> f32) {
+        let mut values = vec![0.0; self.graph.weights[index].rows * self.graph.weights[index].cols];
+        quant::decode(self.formats[index], &self.matrices[index], &mut values);
+        values.iter_mut().enumerate().for_each(|(i, v)| *v = change(i, *v));
+        self.matrices[index] = quant::encode(format, &values);
+        self.formats[index] = format;
     }
 
     pub fn layouts(&self, caps: &Caps) -> Vec<WeightLayout> {

@@ -79,7 +79,7 @@ pub fn all(args: &Args, model: &Model) -> Result<Vec<Row>> {
     let deepest = args.depths.iter().max().unwrap_or(&0);
     let longest = args.prompts.iter().chain(&args.generate).max().unwrap_or(&0);
     let context = Some(args.cache.ctx.unwrap_or(deepest + longest + 1));
-    let options = SessionOptions { context, kv: args.cache.kv()?, ..Default::default() };
+    let options = SessionOptions { context, ..args.cache.session()? };
     let mut rows = Vec::new();
     let (prompts, generate) = (lengths(&args.prompts), lengths(&args.generate));
     let single = args.batch.contains(&1);

@@ -1,0 +1,82 @@
+//! Matrix times one or a few vectors of bytes; see `shaders/gemv_int8.wgsl`. Solves the problems
+//! of [`gemv`] less exactly, where the user asks for that.
+
+use std::collections::HashSet;
+
+use crate::caps::Caps;
+use crate::dtype::{Activations, WeightFormat};
+use crate::kernels::gemv::{self, Gemv, GemvParams, Out};
+use crate::kernels::pack::Order;
+use crate::kernels::tuning::{self, GemvShape};
+use crate::kernels::{Dispatch, Part, Rows, Variant, kernel};
+use crate::shape::MAX_COLS;
+
+kernel!(
+    GEMV_INT8,
+    "gemv_int8",
+    GemvParams,
+    [w: Read, scales: Read, x: Read, y: Write, bias: Read, gain: Read],
+    variants
+);
+
+/// Whether weights are small integers times a scale.
+fn has_bytes(format: WeightFormat) -> bool {
+    match format {
+        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => false,
+        WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::Q4_1 => true,
+    }
+}
+
+fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
+    let parts = [
+        Part::Step,
+        Part::rows(problem.batch),
+        shape.lane,
+        Part::Weight(problem.format),
+        Part::XStorage,
+        if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
+        problem.out.part(),
+        if problem.bias { Part::BiasVector } else { Part::BiasNone },
+    ];
+    Variant::new(&GEMV_INT8, &parts, &[("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)])
+}
+
+fn variants(caps: &Caps) -> Vec<Variant> {
+    if !tuning::multiplies_bytes(caps) {
+        return Vec::new();
+    }
+    let mut seen = HashSet::new();
+    let mut all = Vec::new();
+    for format in WeightFormat::ALL.into_iter().filter(|f| has_bytes(*f)) {
+        for max_batch in 1..=MAX_COLS {
+            let plain = Gemv { format, max_batch, activations: Activations::Int8, ..Gemv::SMALL };
+            let norm = tuning::norm_prologue(caps, max_batch).then_some(1e-5);
+            let problems = [
+                Gemv { batch: Rows::Outputs, ..plain },
+                Gemv { norm, ..plain },
+                Gemv { norm, bias: true, ..plain },
+                Gemv { out: Out::Add, ..plain },
+                Gemv { norm, out: Out::Swiglu, ..plain },
+            ];
+            all.extend(problems.iter().map(|p| variant(shape(p, caps), p)));
+        }
+    }
+    all.retain(|v| seen.insert(*v));
+    all
+}
+
+/// As that of `gemv`. With one column the rounding of activations is shared by eight rows.
+fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
+    let shape = tuning::gemv(caps, problem.max_batch, problem.norm.is_some());
+    GemvShape { rows: if shape.cols == 1 { 8 } else { 4 }, uniform: false, ..shape }
+}
+
+/// If the activations may be rounded, the weights are integers, and the tokens are few.
+pub fn select(problem: &Gemv, caps: &Caps) -> Option<Dispatch> {
+    let wanted = problem.activations == Activations::Int8 && problem.order == Order::Rows;
+    let few = problem.max_batch <= MAX_COLS;
+    (wanted && few && has_bytes(problem.format) && tuning::multiplies_bytes(caps)).then(|| {
+        let shape = shape(problem, caps);
+        Dispatch { variant: variant(shape, problem), ..gemv::dispatch(problem, shape, caps) }
+    })
+}
