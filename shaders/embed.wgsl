@@ -26,11 +26,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     if (row >= p.rows) {
         return;
     }
-    let b = block(place(row, g));
-    let dm = scale_min(b);
+    let b = block(block_at(row, g));
     for (var i = 0u; i < 8u; i++) {
         var v = quad(b, i);
         if (HAS_SCALE) {
+            let dm = scale_min(b, i);
             v = v * dm.x + dm.y;
         }
         y[(t * p.groups + g) * 8u + i] = v;

@@ -2,7 +2,7 @@
 //
 // Grid   (tiles of TILE rows, as often as the columns are split; 2-D beyond the limit of one
 //        dimension; tiles of TILE tokens in z).
-// Links  step, rows_*, lane_tile, weight_*, x_storage, out_*, bias_*
+// Links  step, rows_*, lane_tile, weight_*, order_rows, x_storage, out_*, bias_*
 //
 // SIDE by SIDE invocations share a tile of tokens and rows, each with FRAG x FRAG sums in
 // registers. Half a group of columns at a time is brought to workgroup memory, where a weight,
@@ -43,7 +43,7 @@ fn bring_row(b: Block, line: u32, half: u32) {
     for (var i = 0u; i < 4u; i++) {
         var v = quad(b, half * 4u + i);
         if (HAS_SCALE) {
-            let dm = scale_min(b);
+            let dm = scale_min(b, half * 4u + i);
             v = v * dm.x + dm.y;
         }
         weights[place(line, i)] = v;
@@ -90,7 +90,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         // First the rows of the tile, then its tokens, in four strides.
         for (var i = lane.index; i < 2u * TILE; i += WG) {
             if (i < TILE) {
-                bring_row(block(min(row0 + row_of(i), p.rows - 1u) * p.groups + g), i, half);
+                bring_row(block(block_at(min(row0 + row_of(i), p.rows - 1u), g)), i, half);
             } else {
                 for (var j = 0u; j < 4u; j++) {
                     let line = (i - TILE) / 4u + j * LINES;

@@ -2,7 +2,7 @@
 //
 // Grid   (tiles of 64 rows, as often as the columns are split; 2-D beyond the limit of one
 //        dimension; tiles of 64 tokens in z).
-// Links  step, rows_*, lane_tile_subgroup, coop_*, weight_*, x_storage, out_*, bias_*
+// Links  step, rows_*, lane_tile_subgroup, coop_*, weight_*, order_rows, x_storage, out_*, bias_*
 //
 // The matrix units multiply halves and add in f32. A group of columns at a time is rounded to
 // halves and brought to workgroup memory, where a lane finds the columns of its token or row
@@ -42,7 +42,7 @@ fn bring_row(b: Block, row: u32) {
     for (var i = 0u; i < 8u; i++) {
         var v = quad(b, i);
         if (HAS_SCALE) {
-            let dm = scale_min(b);
+            let dm = scale_min(b, i);
             v = v * dm.x + dm.y;
         }
         let halves = vec4<f16>(v);
@@ -79,7 +79,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             // First the rows of the tile, then its tokens, in eight strides.
             for (var i = lane.index; i < 2u * TILE; i += WG) {
                 if (i < TILE) {
-                    bring_row(block(min(row0 + i, p.rows - 1u) * p.groups + g), i);
+                    bring_row(block(block_at(min(row0 + i, p.rows - 1u), g)), i);
                 } else {
                     for (var j = 0u; j < 8u; j++) {
                         let token = (i - TILE) / 8u + j * 8u;

@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_*, weight_*, x_*, norm_*, out_*, bias_*
+// Links  step, rows_*, lane_*, weight_*, order_rows, x_*, norm_*, out_*, bias_*
 //
 // A team holds ROWS x COLS sums (ROWS is a multiple of four), so that each activation serves
 // ROWS rows and each weight, decoded once, serves COLS tokens. With one column the scale of a
@@ -27,6 +27,8 @@ const_assert COLS == 1u || !HAS_NORM;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
 @group(0) @binding(6) var<uniform> p: Params;
 
+fn sum4(v: vec4<f32>) -> f32 { return v.x + v.y + v.z + v.w; }
+
 // Adds what quads first .. end - 1 of a group contribute, for every column; `at` is where the
 // group of the first column lies.
 fn columns(
@@ -41,7 +43,7 @@ fn columns(
         for (var r = 0u; r < ROWS; r++) {
             q[r] = quad((*blocks)[r], i);
             if (HAS_SCALE) {
-                let dm = scale_min((*blocks)[r]);
+                let dm = scale_min((*blocks)[r], i);
                 q[r] = q[r] * dm.x + dm.y;
             }
         }
@@ -64,7 +66,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 // Mesa unrolls a loop that walks an array whole, however long its body is; otherwise
                 // it would choose the words of a block by comparing i.
                 var v: array<vec4<f32>, 8>;
-                var total = vec4<f32>(0.0);
+                var totals: array<vec4<f32>, 2>;  // of the halves, or all in the first
                 for (var i = 0u; i < 8u; i++) {
                     v[i] = x4((t0 * p.groups + g) * 8u + i);
                     if (HAS_NORM) {
@@ -72,30 +74,30 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                         v[i] *= gain4(g * 8u + i);
                     }
                     if (HAS_MIN) {
-                        total += v[i];
+                        totals[select(0u, i / 4u, HALVES)] += v[i];
                     }
                 }
-                let all = total.x + total.y + total.z + total.w;
+                let all = vec2<f32>(sum4(totals[0]), sum4(totals[1]));
                 for (var first = 0u; first < ROWS; first += 4u) {
                     var blocks: array<Block, 4>;
                     for (var r = 0u; r < 4u; r++) {
-                        blocks[r] = block((r0 + first + r) * p.groups + g);
+                        blocks[r] = block(block_at(r0 + first + r, g));
                     }
                     for (var r = 0u; r < 4u; r++) {
-                        var part = select(sums[first + r], 0.0, HAS_SCALE);
+                        var parts = vec2<f32>(select(sums[first + r], 0.0, HAS_SCALE), 0.0);
                         for (var i = 0u; i < 8u; i++) {
-                            part += dot(quad(blocks[r], i), v[i]);
+                            parts[select(0u, i / 4u, HALVES)] += dot(quad(blocks[r], i), v[i]);
                         }
                         if (HAS_SCALE) {
-                            part = sums[first + r] + weigh(blocks[r], part, all);
+                            parts.x = sums[first + r] + weigh(blocks[r], parts, all);
                         }
-                        sums[first + r] = part;
+                        sums[first + r] = parts.x;
                     }
                 }
             } else {
                 var blocks: array<Block, ROWS>;
                 for (var r = 0u; r < ROWS; r++) {
-                    blocks[r] = block((r0 + r) * p.groups + g);
+                    blocks[r] = block(block_at(r0 + r, g));
                 }
                 let at = (t0 * p.groups + g) * 8u;
                 if (COLS < 8u) {

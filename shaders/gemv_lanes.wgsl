@@ -59,6 +59,24 @@ fn add_quad(sums: ptr<function, Sums>, blocks: ptr<function, array<Block, ROWS>>
     }
 }
 
+// Adds sums of quads that have the scale of quad i.
+fn add_sums(
+    out: ptr<function, array<f32, ROWS * COLS>>,
+    blocks: ptr<function, array<Block, ROWS>>,
+    sums: Sums,
+    i: u32,
+) {
+    let total = dot(sums.total, vec4<f32>(1.0));
+    for (var r = 0u; r < ROWS; r++) {
+        if (HAS_SCALE) {
+            let dm = scale_min((*blocks)[r], i);
+            (*out)[r] += dm.x * sums.rows[r] + dm.y * total;
+        } else {
+            (*out)[r] += sums.rows[r];
+        }
+    }
+}
+
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let t0 = group.z * COLS;
     // A workgroup may be less than a subgroup.
@@ -76,7 +94,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     for (var g = 0u; g < p.groups; g++) {
         var blocks: array<Block, ROWS>;
         for (var r = 0u; r < ROWS; r++) {
-            blocks[r] = block(place(row, g) + r * NEXT_ROW);
+            blocks[r] = block(block_at(row, g) + r * NEXT_ROW);
         }
         if (COLS == 1u) {
             let at = g * 8u + mine;
@@ -97,26 +115,22 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             add_quad(&sums, &blocks, shared_quad(lane, all, 1u), 1u);
             add_quad(&sums, &blocks, shared_quad(lane, all, 2u), 2u);
             add_quad(&sums, &blocks, shared_quad(lane, all, 3u), 3u);
+            if (HALVES) {
+                add_sums(&out, &blocks, sums, 0u);
+                sums = Sums();
+            }
             add_quad(&sums, &blocks, shared_quad(lane, all, 4u), 4u);
             add_quad(&sums, &blocks, shared_quad(lane, all, 5u), 5u);
             add_quad(&sums, &blocks, shared_quad(lane, all, 6u), 6u);
             add_quad(&sums, &blocks, shared_quad(lane, all, 7u), 7u);
-            let total = dot(sums.total, vec4<f32>(1.0));
-            for (var r = 0u; r < ROWS; r++) {
-                if (HAS_SCALE) {
-                    let dm = scale_min(blocks[r]);
-                    out[r] += dm.x * sums.rows[r] + dm.y * total;
-                } else {
-                    out[r] += sums.rows[r];
-                }
-            }
+            add_sums(&out, &blocks, sums, 4u);
         } else {
             for (var i = 0u; i < 8u; i++) {
                 var q: array<vec4<f32>, ROWS>;
                 for (var r = 0u; r < ROWS; r++) {
                     q[r] = quad(blocks[r], i);
                     if (HAS_SCALE) {
-                        let dm = scale_min(blocks[r]);
+                        let dm = scale_min(blocks[r], i);
                         q[r] = q[r] * dm.x + dm.y;
                     }
                 }

@@ -8,6 +8,7 @@ use std::fmt;
 /// Block formats follow GGML's definitions (`ggml-common.h`): a block holds
 /// [`block_len`](Self::block_len) consecutive weights of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(non_camel_case_types, reason = "as the formats are called everywhere")]
 pub enum WeightFormat {
     /// IEEE 754 single precision.
     F32,
@@ -21,17 +22,55 @@ pub enum WeightFormat {
     Q4_0,
     /// 32 weights: f16 scale d, f16 minimum m, 16 bytes of nibbles q; w = d q + m.
     Q4_1,
+    /// 32 weights: as Q4_0 with a fifth bit; w = d (q - 16).
+    Q5_0,
+    /// 32 weights: as Q4_1 with a fifth bit; w = d q + m.
+    Q5_1,
+    /// 256 weights, a 4-bit scale and minimum for each 16; w = d s q - e m with q of two bits.
+    Q2_K,
+    /// 256 weights, a 6-bit scale for each 16; w = d s (q - 4) with q of three bits.
+    Q3_K,
+    /// 256 weights, a 6-bit scale and minimum for each 32; w = d s q - e m with q of four bits.
+    Q4_K,
+    /// As Q4_K, with q of five bits.
+    Q5_K,
+    /// 256 weights, an 8-bit scale for each 16; w = d s (q - 32) with q of six bits.
+    Q6_K,
+    /// 32 weights: f16 scale d, nibbles that stand for sixteen unequal steps.
+    IQ4_NL,
+    /// 256 weights: as IQ4_NL, with a 6-bit scale for each 32.
+    IQ4_XS,
+    /// 32 weights: a power of two, nibbles that are floats of four bits.
+    MXFP4,
 }
 
 impl WeightFormat {
     /// All formats, for enumeration in tests and tables.
-    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0, Self::Q4_1];
+    pub const ALL: [Self; 16] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q2_K,
+        Self::Q3_K,
+        Self::Q4_K,
+        Self::Q5_K,
+        Self::Q6_K,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
+        Self::MXFP4,
+    ];
 
     /// Weights in one block; a row is a whole number of blocks.
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::IQ4_NL | Self::MXFP4 => 32,
+            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 256,
         }
     }
 
@@ -43,6 +82,16 @@ impl WeightFormat {
             Self::Q8_0 => 34,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q2_K => 84,
+            Self::Q3_K => 110,
+            Self::Q4_K => 144,
+            Self::Q5_K => 176,
+            Self::Q6_K => 210,
+            Self::IQ4_NL => 18,
+            Self::IQ4_XS => 136,
+            Self::MXFP4 => 17,
         }
     }
 
@@ -55,6 +104,16 @@ impl WeightFormat {
             Self::Q8_0 => "q8_0",
             Self::Q4_0 => "q4_0",
             Self::Q4_1 => "q4_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
+            Self::Q2_K => "q2_k",
+            Self::Q3_K => "q3_k",
+            Self::Q4_K => "q4_k",
+            Self::Q5_K => "q5_k",
+            Self::Q6_K => "q6_k",
+            Self::IQ4_NL => "iq4_nl",
+            Self::IQ4_XS => "iq4_xs",
+            Self::MXFP4 => "mxfp4",
         }
     }
 

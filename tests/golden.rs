@@ -223,7 +223,10 @@ fn formats_of_a_tiny_llama_equal_the_golden() {
     let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
     let golden = Golden::open(&shared.join("models/quants/golden.safetensors"));
     let ids = golden.ids("input_ids");
-    for format in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"] {
+    for format in [
+        "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M",
+        "Q6_K", "IQ4_NL", "IQ4_XS",
+    ] {
         let path = shared.join(format!("models/quants/tiny-{format}.gguf"));
         let model = match Model::load(&gpu, &path, &Default::default()) {
             Ok(model) => model,
@@ -231,6 +234,20 @@ fn formats_of_a_tiny_llama_equal_the_golden() {
         };
         let logits = session(&model, KvFormat::F32, 128, 64).prefill_all(&ids).unwrap();
         assert_close(format, &logits, &golden.floats(&format!("logits.{format}")), 1e-3);
+    }
+}
+
+/// Decoders give the values that another decoder gives, to the last bit.
+#[test]
+fn real_blocks_decode_to_the_golden() {
+    let Some(shared) = shared() else { return };
+    let golden = Golden::open(&shared.join("models/quants/blocks.safetensors"));
+    for format in wgllama::WeightFormat::ALL {
+        let name = format.name().to_uppercase();
+        let Some(bytes) = golden.bytes(&format!("{name}.bytes")) else { continue };
+        let mut found = vec![0.0; bytes.len() / format.block_bytes() * format.block_len()];
+        wgllama::quant::decode(format, &bytes, &mut found);
+        assert_eq!(found, golden.floats(&format!("{name}.values")), "{name}");
     }
 }
 

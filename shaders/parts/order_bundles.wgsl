@@ -3,6 +3,9 @@
 const NEXT_ROW = 8u;  // from a group to that of the next of four rows
 
 // Where group `g` of a row lies.
-fn place(row: u32, g: u32) -> u32 {
+fn block_at(row: u32, g: u32) -> u32 {
     return (row / 32u * p.groups + g) * 32u + row % 4u * NEXT_ROW + row % 32u / 4u;
 }
+
+// Of the group that lies at `g`: where its superblock of eight lies, and its place in there.
+fn super_of(g: u32) -> vec2<u32> { return vec2<u32>(g / 256u * 32u + g % 32u, g / 32u % 8u); }

@@ -1,6 +1,7 @@
 // Weights in f16: halves, two to a word, four vectors to a group of 32 weights. They have no scale.
 const HAS_SCALE = false;
 const HAS_MIN = false;
+const HALVES = false;
 
 struct Block {
     at: u32,
@@ -16,7 +17,7 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(v.x), unpack2x16float(v.y));
 }
 
-fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
 
 // The sum of w x, from those of q x and of x over the group.
-fn weigh(b: Block, qx: f32, x: f32) -> f32 { return qx; }
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return qx.x; }

@@ -1,6 +1,7 @@
 // Weights in f32: floats, eight vectors to a group of 32 weights. They have no scale.
 const HAS_SCALE = false;
 const HAS_MIN = false;
+const HALVES = false;
 
 struct Block {
     at: u32,
@@ -14,7 +15,7 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(w[b.at + i]);
 }
 
-fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
 
 // The sum of w x, from those of q x and of x over the group.
-fn weigh(b: Block, qx: f32, x: f32) -> f32 { return qx; }
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return qx.x; }

@@ -2,6 +2,7 @@
 // m; byte j holds weights j and j + 16. w = d q + m.
 const HAS_SCALE = true;
 const HAS_MIN = true;
+const HALVES = false;
 
 struct Block {
     q: vec4<u32>,
@@ -16,12 +17,12 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8(signed_bytes(b, i)));
 }
 
-fn scale_min(b: Block) -> vec2<f32> { return unpack2x16float(b.dm); }
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return unpack2x16float(b.dm); }
 
 // The sum of w x, from those of q x and of x over the group.
-fn weigh(b: Block, qx: f32, x: f32) -> f32 {
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
     let dm = unpack2x16float(b.dm);
-    return dm.x * qx + dm.y * x;
+    return dm.x * qx.x + dm.y * x.x;
 }
 
 // Weights 4 i .. 4 i + 3 as signed bytes without BYTES_OFFSET, and the sum of w x from those of
@@ -30,4 +31,4 @@ const BYTES_OFFSET = 0;
 
 fn signed_bytes(b: Block, i: u32) -> u32 { return (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu; }
 
-fn weigh_bytes(b: Block, qx: f32, x: f32) -> f32 { return weigh(b, qx, x); }
+fn weigh_bytes(b: Block, qx: f32, x: f32) -> f32 { return weigh(b, vec2<f32>(qx, 0.0), vec2<f32>(x, 0.0)); }

@@ -2,6 +2,7 @@
 // with 128 added at load, so that they unpack as unsigned: w = d q - 128 d.
 const HAS_SCALE = true;
 const HAS_MIN = true;
+const HALVES = false;
 
 struct Block {
     low: vec4<u32>,
@@ -20,10 +21,10 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8(select(b.high, b.low, i < 4u)[i % 4u]));
 }
 
-fn scale_min(b: Block) -> vec2<f32> { return vec2<f32>(b.d, -128.0 * b.d); }
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -128.0 * b.d); }
 
 // The sum of w x, from those of q x and of x over the group.
-fn weigh(b: Block, qx: f32, x: f32) -> f32 { return b.d * (qx - 128.0 * x); }
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return b.d * (qx.x - 128.0 * x.x); }
 
 // Weights 4 i .. 4 i + 3 as signed bytes without BYTES_OFFSET, and the sum of w x from those of
 // bytes, with it, times x and of x.

@@ -41,6 +41,7 @@ fn variant(tile: Tile, problem: &Gemv) -> Variant {
         Part::rows(problem.batch),
         Part::LaneTile,
         Part::Weight(problem.format),
+        problem.order.part(),
         Part::XStorage,
         problem.out.part(),
         if problem.bias { Part::BiasVector } else { Part::BiasNone },

@@ -23,6 +23,7 @@ fn variant(problem: &Gemv, side: u32, wg: u32) -> Variant {
         Part::LaneTileSubgroup,
         coop(side),
         Part::Weight(problem.format),
+        problem.order.part(),
         Part::XStorage,
         problem.out.part(),
         if problem.bias { Part::BiasVector } else { Part::BiasNone },

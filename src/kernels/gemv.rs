@@ -114,6 +114,7 @@ fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
         Part::rows(problem.batch),
         shape.lane,
         Part::Weight(problem.format),
+        problem.order.part(),
         if shape.uniform { Part::XUniform } else { Part::XStorage },
         if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
         problem.out.part(),

@@ -19,12 +19,9 @@ kernel!(
     variants
 );
 
-/// Whether weights are small integers times a scale.
+/// Whether the weights come as bytes.
 fn has_bytes(format: WeightFormat) -> bool {
-    match format {
-        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => false,
-        WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::Q4_1 => true,
-    }
+    matches!(format, WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::Q4_1)
 }
 
 fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
@@ -33,6 +30,7 @@ fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
         Part::rows(problem.batch),
         shape.lane,
         Part::Weight(problem.format),
+        problem.order.part(),
         Part::XStorage,
         if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
         problem.out.part(),

@@ -8,6 +8,7 @@
 
 use crate::dtype::WeightFormat;
 use crate::kernels::Part;
+use crate::quant::{codebook, k, q5};
 use crate::shape::{BUNDLE, GROUP, ROW_ALIGN, round_up};
 
 /// Planes start at a multiple of this many bytes, the largest offset alignment in WebGPU.
@@ -47,17 +48,40 @@ const fn group_bytes(format: WeightFormat) -> usize {
         WeightFormat::F32 => 128,
         WeightFormat::F16 | WeightFormat::BF16 => 64,
         WeightFormat::Q8_0 => 32,
-        WeightFormat::Q4_0 | WeightFormat::Q4_1 => 16,
+        WeightFormat::Q2_K | WeightFormat::Q3_K => 8,
+        WeightFormat::Q4_0
+        | WeightFormat::Q4_1
+        | WeightFormat::Q5_0
+        | WeightFormat::Q5_1
+        | WeightFormat::Q4_K
+        | WeightFormat::Q5_K
+        | WeightFormat::Q6_K
+        | WeightFormat::IQ4_NL
+        | WeightFormat::IQ4_XS
+        | WeightFormat::MXFP4 => 16,
     }
 }
 
-/// Bytes of scales that a group of 32 weights takes.
-const fn scale_bytes(format: WeightFormat) -> usize {
+/// How many groups of a row have their scales together, and the bytes of those.
+const fn scale_unit(format: WeightFormat) -> (usize, usize) {
     match format {
-        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => 0,
-        WeightFormat::Q8_0 | WeightFormat::Q4_0 => 2,
-        WeightFormat::Q4_1 => 4,
+        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => (1, 0),
+        WeightFormat::MXFP4 => (1, 1),
+        WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::IQ4_NL => (1, 2),
+        WeightFormat::Q4_1 => (1, 4),
+        WeightFormat::Q5_0 => (1, 6),
+        WeightFormat::Q5_1 => (1, 8),
+        WeightFormat::IQ4_XS => (8, 12),
+        WeightFormat::Q2_K | WeightFormat::Q4_K => (8, 20),
+        WeightFormat::Q3_K | WeightFormat::Q5_K => (8, 52),
+        WeightFormat::Q6_K => (8, 84),
     }
+}
+
+/// Bytes of scales that `groups` groups take, a whole number of units.
+const fn scale_bytes(format: WeightFormat, groups: usize) -> usize {
+    let (unit, bytes) = scale_unit(format);
+    groups / unit * bytes
 }
 
 /// Where the planes of a shard lie in its buffer, in bytes.
@@ -85,7 +109,7 @@ impl Planes {
         let rows = round_up(rows, order.align());
         let groups = cols.div_ceil(GROUP);
         let quant_bytes = rows * groups * group_bytes(format);
-        let scale_bytes = round_up(rows * groups * scale_bytes(format), 4).max(4);
+        let scale_bytes = round_up(rows * scale_bytes(format, groups), 4).max(4);
         let scale_at = round_up(quant_bytes, ALIGN);
         Self { format, order, rows, groups, quant_bytes, scale_at, scale_bytes }
     }
@@ -98,7 +122,7 @@ impl Planes {
     /// Bytes of quants and of scales that one row takes. Rows are packed in even numbers, so
     /// that two rows' scales always fill whole words.
     pub fn row_bytes(&self) -> (usize, usize) {
-        (self.groups * group_bytes(self.format), self.groups * scale_bytes(self.format))
+        (self.groups * group_bytes(self.format), scale_bytes(self.format, self.groups))
     }
 }
 
@@ -117,7 +141,14 @@ pub fn pack<'a>(
     }
     if planes.order == Order::Bundles {
         bundle(&mut quants[quants_before..], planes.groups, group_bytes(planes.format));
-        bundle(&mut scales[scales_before..], planes.groups, scale_bytes(planes.format));
+        let (unit, bytes) = scale_unit(planes.format);
+        bundle(&mut scales[scales_before..], planes.groups / unit, bytes);
+    }
+    if planes.format == WeightFormat::Q5_0 {
+        // Words first, then what shares a word.
+        for two in scales[scales_before..].chunks_exact_mut(12) {
+            two[4..10].rotate_left(2);
+        }
     }
 }
 
@@ -142,29 +173,98 @@ fn bundle(rows: &mut [u8], groups: usize, bytes: usize) {
 fn pack_row(planes: &Planes, row: &[u8], quants: &mut Vec<u8>, scales: &mut Vec<u8>) {
     let (quant_bytes, scale_bytes) = planes.row_bytes();
     let (quant_end, scale_end) = (quants.len() + quant_bytes, scales.len() + scale_bytes);
-    match planes.format {
+    let format = planes.format;
+    let blocks = row.chunks_exact(format.block_bytes());
+    match format {
         WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => quants.extend_from_slice(row),
         WeightFormat::Q8_0 => {
-            for b in row.chunks_exact(34) {
+            for b in blocks {
                 scales.extend_from_slice(&b[..2]);
                 quants.extend(b[2..].iter().map(|q| q ^ 0x80));
             }
         }
-        WeightFormat::Q4_0 => {
-            for b in row.chunks_exact(18) {
-                scales.extend_from_slice(&b[..2]);
-                quants.extend_from_slice(&b[2..]);
+        WeightFormat::Q4_0 | WeightFormat::Q4_1 | WeightFormat::IQ4_NL | WeightFormat::MXFP4 => {
+            for b in blocks {
+                let (scale, nibbles) = b.split_at(b.len() - 16);
+                scales.extend_from_slice(scale);
+                quants.extend_from_slice(nibbles);
             }
         }
-        WeightFormat::Q4_1 => {
-            for b in row.chunks_exact(20) {
-                scales.extend_from_slice(&b[..4]);
-                quants.extend_from_slice(&b[4..]);
+        WeightFormat::Q5_0 | WeightFormat::Q5_1 => {
+            let min = format == WeightFormat::Q5_1;
+            for block in blocks.map(|b| q5::parse(b, min)) {
+                scales.extend(spread(&block.q, 4, 1).next().unwrap_or_default());
+                scales.extend(block.d.to_le_bytes());
+                if min {
+                    scales.extend(block.m.to_le_bytes());
+                }
+                quants.extend(nibbles(&block.q));
+            }
+        }
+        WeightFormat::IQ4_XS => {
+            for b in blocks {
+                scales.extend([b[0], b[1], 0, 0]);
+                scales.extend((0..8).map(|group| codebook::xs_scale(b, group) as u8));
+                quants.extend_from_slice(&b[8..]);
+            }
+        }
+        WeightFormat::Q2_K
+        | WeightFormat::Q3_K
+        | WeightFormat::Q4_K
+        | WeightFormat::Q5_K
+        | WeightFormat::Q6_K => {
+            for b in blocks {
+                pack_super(format, &k::parse(format, b), quants, scales);
             }
         }
     }
     quants.resize(quant_end, 0);
     scales.resize(scale_end, 0);
+}
+
+/// Appends a superblock of a K-quant.
+fn pack_super(format: WeightFormat, block: &k::Super, quants: &mut Vec<u8>, scales: &mut Vec<u8>) {
+    scales.extend(block.d.to_le_bytes());
+    scales.extend(block.e.to_le_bytes());
+    let signed = block.s.map(|s| s as u8);
+    match format {
+        WeightFormat::Q2_K => scales.extend(signed.iter().zip(&block.m).map(|(s, m)| s | m << 4)),
+        // One scale and one minimum for both halves of a group.
+        WeightFormat::Q4_K | WeightFormat::Q5_K => {
+            scales.extend((0..8).flat_map(|group| [signed[2 * group], block.m[2 * group]]));
+        }
+        _ => scales.extend(signed),
+    }
+    for q in block.q.chunks_exact(32) {
+        match format {
+            WeightFormat::Q2_K | WeightFormat::Q3_K => quants.extend(spread(q, 0, 2).flatten()),
+            _ => quants.extend(nibbles(q)),
+        }
+        match format {
+            WeightFormat::Q3_K => scales.extend(spread(q, 2, 1).flatten()),
+            WeightFormat::Q5_K => scales.extend(spread(q, 4, 1).flatten()),
+            WeightFormat::Q6_K => scales.extend(spread(q, 4, 2).flatten()),
+            _ => {}
+        }
+    }
+}
+
+/// The low four bits of 32 quants: byte j holds those of j and of j + 16.
+fn nibbles(q: &[u8]) -> impl Iterator<Item = u8> {
+    (0..16).map(|j| q[j] & 15 | (q[j + 16] & 15) << 4)
+}
+
+/// `bits` bits from bit `from` on of 32 quants, in `bits` words: of quants 4 i .. 4 i + 3 in the
+/// four bytes of a word, so that a shift and a mask take them out together.
+fn spread(q: &[u8], from: u32, bits: u32) -> impl Iterator<Item = [u8; 4]> {
+    let quads = 8 / bits as usize;
+    (0..bits as usize).map(move |word| {
+        let mut bytes = [0; 4];
+        for (k, q) in q[word * quads * 4..][..quads * 4].iter().enumerate() {
+            bytes[k % 4] |= (q >> from & ((1 << bits) - 1)) << (k / 4 * bits as usize);
+        }
+        bytes
+    })
 }
 
 #[cfg(test)]

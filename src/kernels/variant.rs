@@ -20,6 +20,7 @@ pub enum Part {
     Coop8,
     Coop16,
     Weight(WeightFormat),
+    Codebook,
     OrderRows,
     OrderBundles,
     XStorage,
@@ -58,6 +59,7 @@ impl Part {
             Self::LaneTileSubgroup,
             Self::Coop8,
             Self::Coop16,
+            Self::Codebook,
             Self::OrderRows,
             Self::OrderBundles,
             Self::XStorage,
@@ -98,6 +100,17 @@ impl Part {
             Self::Weight(WeightFormat::Q8_0) => part!("weight_q8_0"),
             Self::Weight(WeightFormat::Q4_0) => part!("weight_q4_0"),
             Self::Weight(WeightFormat::Q4_1) => part!("weight_q4_1"),
+            Self::Weight(WeightFormat::Q5_0) => part!("weight_q5_0"),
+            Self::Weight(WeightFormat::Q5_1) => part!("weight_q5_1"),
+            Self::Weight(WeightFormat::Q2_K) => part!("weight_q2_k"),
+            Self::Weight(WeightFormat::Q3_K) => part!("weight_q3_k"),
+            Self::Weight(WeightFormat::Q4_K) => part!("weight_q4_k"),
+            Self::Weight(WeightFormat::Q5_K) => part!("weight_q5_k"),
+            Self::Weight(WeightFormat::Q6_K) => part!("weight_q6_k"),
+            Self::Weight(WeightFormat::IQ4_NL) => part!("weight_iq4_nl"),
+            Self::Weight(WeightFormat::IQ4_XS) => part!("weight_iq4_xs"),
+            Self::Weight(WeightFormat::MXFP4) => part!("weight_mxfp4"),
+            Self::Codebook => part!("codebook"),
             Self::OrderRows => part!("order_rows"),
             Self::OrderBundles => part!("order_bundles"),
             Self::XStorage => part!("x_storage"),
@@ -125,6 +138,7 @@ impl Part {
             Self::Step
             | Self::LaneTile
             | Self::LaneTileSubgroup
+            | Self::Codebook
             | Self::OrderRows
             | Self::XStorage
             | Self::OutStore
@@ -159,6 +173,12 @@ impl Part {
             Rows::Tokens => Self::RowsTokens,
             Rows::Outputs => Self::RowsOutputs,
         }
+    }
+
+    /// A part that it calls, which is linked with it.
+    pub fn needs(self) -> Option<Self> {
+        use WeightFormat::{IQ4_NL, IQ4_XS, MXFP4};
+        matches!(self, Self::Weight(IQ4_NL | IQ4_XS | MXFP4)).then_some(Self::Codebook)
     }
 
     /// Whether the part uses subgroup operations.

@@ -6,7 +6,7 @@ use crate::caps::Caps;
 use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::graph::WeightSpec;
-use crate::kernels::pack::Planes;
+use crate::kernels::pack::{Order, Planes};
 use crate::kernels::tuning;
 use crate::shape::padded;
 
@@ -107,16 +107,20 @@ impl WeightLayout {
         caps: &Caps,
     ) -> Result<()> {
         let rows: usize = parts.iter().map(|&p| spec.parts[p].rows).sum();
-        let order = tuning::order(caps);
-        let align = order.align();
-        let row_bytes = Planes::new(format, order, align, spec.cols).bytes() / align;
         let limit = caps.max_storage_binding.min(caps.max_buffer) as usize;
-        // A little less than the limit, for the alignment between the planes.
-        let most = (limit.saturating_sub(512) / row_bytes.max(1)) / align * align;
+        // Rows that fit one binding; a little less than the limit, for the alignment between the planes.
+        let fitting = |order: Order| {
+            let align = order.align();
+            let row_bytes = Planes::new(format, order, align, spec.cols).bytes() / align;
+            (limit.saturating_sub(512) / row_bytes.max(1)) / align * align
+        };
+        let order = tuning::order(caps);
+        let order = if fitting(order) == 0 { Order::Rows } else { order };
+        let most = fitting(order);
         if most == 0 {
             return Err(Error::OutOfMemory {
-                what: format!("{align} rows of {}", spec.name),
-                need: (row_bytes * align) as u64,
+                what: format!("{} rows of {}", order.align(), spec.name),
+                need: Planes::new(format, order, order.align(), spec.cols).bytes() as u64,
                 limit: limit as u64,
                 help: "choose another device".to_string(),
             });
@@ -228,6 +232,15 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn rows_too_long_for_bundles_lie_in_rows() {
+        let order = |cols| {
+            let layout = check(&spec(&[40], cols, false), &[WeightFormat::F32], &Caps::lavapipe());
+            layout.shards[0].planes.order
+        };
+        assert_eq!((order(1_000_000), order(1_100_000)), (Order::Bundles, Order::Rows));
     }
 
     #[test]

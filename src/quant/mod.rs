@@ -2,9 +2,12 @@
 //! This is the truth that kernels are tested against; the layout on the GPU is
 //! `kernels::pack`'s. Sources: IEEE 754, and GGML's block definitions (`ggml-common.h`).
 
+pub(crate) mod codebook;
 mod floats;
+pub(crate) mod k;
 mod q4_0;
 mod q4_1;
+pub(crate) mod q5;
 mod q8_0;
 
 use crate::dtype::WeightFormat;
@@ -18,6 +21,16 @@ pub fn decode(format: WeightFormat, bytes: &[u8], out: &mut [f32]) {
         WeightFormat::Q8_0 => q8_0::decode(bytes, out),
         WeightFormat::Q4_0 => q4_0::decode(bytes, out),
         WeightFormat::Q4_1 => q4_1::decode(bytes, out),
+        WeightFormat::Q5_0 => q5::decode(bytes, out, false),
+        WeightFormat::Q5_1 => q5::decode(bytes, out, true),
+        WeightFormat::Q2_K
+        | WeightFormat::Q3_K
+        | WeightFormat::Q4_K
+        | WeightFormat::Q5_K
+        | WeightFormat::Q6_K => k::decode(format, bytes, out),
+        WeightFormat::IQ4_NL => codebook::decode_iq4_nl(bytes, out),
+        WeightFormat::IQ4_XS => codebook::decode_iq4_xs(bytes, out),
+        WeightFormat::MXFP4 => codebook::decode_mxfp4(bytes, out),
     }
 }
 
@@ -30,6 +43,16 @@ pub fn encode(format: WeightFormat, values: &[f32]) -> Vec<u8> {
         WeightFormat::Q8_0 => q8_0::encode(values),
         WeightFormat::Q4_0 => q4_0::encode(values),
         WeightFormat::Q4_1 => q4_1::encode(values),
+        WeightFormat::Q5_0 => q5::encode(values, false),
+        WeightFormat::Q5_1 => q5::encode(values, true),
+        WeightFormat::Q2_K
+        | WeightFormat::Q3_K
+        | WeightFormat::Q4_K
+        | WeightFormat::Q5_K
+        | WeightFormat::Q6_K => k::encode(format, values),
+        WeightFormat::IQ4_NL => codebook::encode_iq4_nl(values),
+        WeightFormat::IQ4_XS => codebook::encode_iq4_xs(values),
+        WeightFormat::MXFP4 => codebook::encode_mxfp4(values),
     }
 }
 
@@ -62,7 +85,8 @@ mod tests {
 
     #[test]
     fn a_round_trip_stays_within_half_a_step() {
-        for format in WeightFormat::ALL {
+        use WeightFormat::{BF16, F16, F32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+        for format in [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1] {
             let x = values(256);
             let bytes = encode(format, &x);
             assert_eq!(Some(bytes.len()), row_bytes(format, x.len()), "{format}");
@@ -77,11 +101,40 @@ mod tests {
                     WeightFormat::Q8_0 => max / 127.0,
                     WeightFormat::Q4_0 => max / 4.0,
                     WeightFormat::Q4_1 => max / 7.0,
+                    WeightFormat::Q5_0 => max / 8.0,
+                    _ => max / 15.0,
                 };
                 for (u, v) in a.iter().zip(b) {
                     assert!((u - v).abs() <= step * 0.51, "{format} block {block}: {u} became {v}");
                 }
             }
+        }
+    }
+
+    /// Where scales are rounded, too, or steps are unequal: the error as a share of the values.
+    #[test]
+    fn a_round_trip_stays_near() {
+        use WeightFormat::{IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
+        let limits = [
+            (Q2_K, 0.32),
+            (Q3_K, 0.2),
+            (Q4_K, 0.09),
+            (Q5_K, 0.045),
+            (Q6_K, 0.025),
+            (IQ4_NL, 0.12),
+            (IQ4_XS, 0.12),
+            (MXFP4, 0.2),
+        ];
+        for (format, limit) in limits {
+            let x = values(512);
+            let mut y = vec![0.0; x.len()];
+            decode(format, &encode(format, &x), &mut y);
+            let squares = |v: &mut dyn Iterator<Item = f32>| v.map(|v| v * v).sum::<f32>().sqrt();
+            let share = squares(&mut x.iter().zip(&y).map(|(a, b)| a - b)) / squares(&mut x.iter().copied());
+            assert!(share < limit && share > limit / 4.0, "{format}: {share}");
+            let mut zeros = vec![1.0; 512];
+            decode(format, &encode(format, &[0.0; 512]), &mut zeros);
+            assert!(zeros.iter().all(|v| *v == 0.0), "{format}");
         }
     }
 

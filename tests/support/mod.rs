@@ -77,9 +77,14 @@ impl Golden {
         Self(std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
     }
 
-    fn words(&self, name: &str) -> Vec<u32> {
+    /// A tensor's bytes, if there is one.
+    pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let file = safetensors::SafeTensors::deserialize(&self.0).unwrap();
-        let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}")).data().to_vec();
+        file.tensor(name).ok().map(|t| t.data().to_vec())
+    }
+
+    fn words(&self, name: &str) -> Vec<u32> {
+        let data = self.bytes(name).unwrap_or_else(|| panic!("{name} is missing"));
         data.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
     }
 

@@ -1,0 +1,27 @@
+// Weights in MXFP4: per group of 32 one vector of nibbles, as in Q4_0, and a byte e; a nibble is a
+// float of four bits (E2M1), here a place in a table of doubled values v. w = 2^(e - 128) v.
+const HAS_SCALE = true;
+const HAS_MIN = false;
+const HALVES = false;
+
+struct Block {
+    q: vec4<u32>,
+    d: f32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block {
+    // A float below 2^-126 would have no exponent of its own; such weights count as zero.
+    let e = (scales[g / 4u] >> (g % 4u * 8u)) & 0xffu;
+    return Block(w[g], bitcast<f32>(select(e - 1u, 0u, e < 2u) << 23u));
+}
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    return looked_up((b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu, vec4<u32>(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu));
+}
+
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, 0.0); }
+
+// The sum of w x, from those of q x and of x over the group.
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return b.d * qx.x; }

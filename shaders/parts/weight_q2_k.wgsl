@@ -1,0 +1,40 @@
+// Weights in Q2_K: per group of 32 two words of two bits, those of weight 4 i + c in bits
+// 8 c + 2 (i % 4) of word i / 4; for each eight groups five words: d and e in f16, then for each
+// of 16 halves a byte, scale s below and minimum m above. w = d s q - e m.
+const HAS_SCALE = true;
+const HAS_MIN = true;
+const HALVES = true;
+
+struct Block {
+    q: vec2<u32>,
+    de: u32,
+    sm: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block {
+    let all = super_of(g);
+    let at = all.x * 5u;
+    // Two groups share a vector.
+    let two = w[g / 2u];
+    let q = select(two.zw, two.xy, g % 2u == 0u);
+    return Block(q, scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
+}
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xU8((b.q[i / 4u] >> (i % 4u * 2u)) & 0x03030303u));
+}
+
+fn scale_min(b: Block, i: u32) -> vec2<f32> {
+    let de = unpack2x16float(b.de);
+    let sm = b.sm >> (i / 4u * 8u);
+    return vec2<f32>(de.x * f32(sm & 15u), -de.y * f32((sm >> 4u) & 15u));
+}
+
+// The sum of w x, from those of q x and of x over the halves of the group.
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
+    let low = scale_min(b, 0u);
+    let high = scale_min(b, 4u);
+    return low.x * qx.x + low.y * x.x + high.x * qx.y + high.y * x.y;
+}

@@ -1,0 +1,46 @@
+// Weights in Q3_K: per group of 32 two words of two bits, as in Q2_K; for each eight groups 13 words:
+// d in f16, the signed bytes s of 16 halves, then a word for each group with the third bits, that of
+// weight 4 i + c in bit 8 c + i. w = d s q - 4 d s.
+const HAS_SCALE = true;
+const HAS_MIN = true;
+const HALVES = true;
+
+struct Block {
+    q: vec2<u32>,
+    high: u32,
+    d: f32,
+    s: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block {
+    let all = super_of(g);
+    let at = all.x * 13u;
+    // Two groups share a vector.
+    let two = w[g / 2u];
+    let q = select(two.zw, two.xy, g % 2u == 0u);
+    let s = scales[at + 1u + all.y / 2u] >> (16u * all.y);
+    return Block(q, scales[at + 5u + all.y], unpack2x16float(scales[at]).x, s);
+}
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    let low = (b.q[i / 4u] >> (i % 4u * 2u)) & 0x03030303u;
+    return vec4<f32>(unpack4xU8(low | (((b.high >> i) & 0x01010101u) << 2u)));
+}
+
+// The scale of a half, a signed byte, times d.
+fn scale(b: Block, half: u32) -> f32 {
+    return b.d * f32(bitcast<i32>(b.s << (24u - 8u * half)) >> 24u);
+}
+
+fn scale_min(b: Block, i: u32) -> vec2<f32> {
+    let d = scale(b, i / 4u);
+    return vec2<f32>(d, -4.0 * d);
+}
+
+// The sum of w x, from those of q x and of x over the halves of the group.
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
+    let sums = qx - 4.0 * x;
+    return scale(b, 0u) * sums.x + scale(b, 1u) * sums.y;
+}

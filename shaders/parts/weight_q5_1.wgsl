@@ -1,0 +1,28 @@
+// Weights in Q5_1: per group of 32 one vector of nibbles, as in Q4_1, a word with the fifth bits, as
+// in Q5_0, an f16 scale d and an f16 minimum m. w = d q + m.
+const HAS_SCALE = true;
+const HAS_MIN = true;
+const HALVES = false;
+
+struct Block {
+    q: vec4<u32>,
+    high: u32,
+    dm: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block { return Block(w[g], scales[g * 2u], scales[g * 2u + 1u]); }
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
+    return vec4<f32>(unpack4xU8(low | (((b.high >> i) & 0x01010101u) << 4u)));
+}
+
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return unpack2x16float(b.dm); }
+
+// The sum of w x, from those of q x and of x over the group.
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
+    let dm = unpack2x16float(b.dm);
+    return dm.x * qx.x + dm.y * x.x;
+}

@@ -1,0 +1,37 @@
+// Weights in Q5_K: as in Q4_K, with a word of fifth bits, as in Q5_0, for each group after those of
+// scales and minima.
+const HAS_SCALE = true;
+const HAS_MIN = true;
+const HALVES = false;
+
+struct Block {
+    q: vec4<u32>,
+    high: u32,
+    de: u32,
+    sm: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block {
+    let all = super_of(g);
+    let at = all.x * 13u;
+    return Block(w[g], scales[at + 5u + all.y], scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
+}
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
+    return vec4<f32>(unpack4xU8(low | (((b.high >> i) & 0x01010101u) << 4u)));
+}
+
+// Scale and minimum: two bytes, times d and e.
+fn scale_min(b: Block, i: u32) -> vec2<f32> {
+    let de = unpack2x16float(b.de);
+    return vec2<f32>(de.x * f32(b.sm & 0xffu), -de.y * f32((b.sm >> 8u) & 0xffu));
+}
+
+// The sum of w x, from those of q x and of x over the group.
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
+    let dm = scale_min(b, 0u);
+    return dm.x * qx.x + dm.y * x.x;
+}

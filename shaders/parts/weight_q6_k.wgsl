@@ -1,0 +1,45 @@
+// Weights in Q6_K: per group of 32 one vector of low nibbles, as in Q4_0; for each eight groups 21
+// words: d in f16, the signed bytes s of 16 halves, then two words for each group with the upper
+// two bits, those of weight 4 i + c in bits 8 c + 2 (i % 4) of word i / 4. w = d s q - 32 d s.
+const HAS_SCALE = true;
+const HAS_MIN = true;
+const HALVES = true;
+
+struct Block {
+    q: vec4<u32>,
+    high: vec2<u32>,
+    d: f32,
+    s: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block {
+    let all = super_of(g);
+    let at = all.x * 21u;
+    let high = at + 5u + all.y * 2u;
+    let s = scales[at + 1u + all.y / 2u] >> (16u * all.y);
+    return Block(w[g], vec2<u32>(scales[high], scales[high + 1u]), unpack2x16float(scales[at]).x, s);
+}
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
+    let high = (b.high[i / 4u] >> (i % 4u * 2u)) & 0x03030303u;
+    return vec4<f32>(unpack4xU8(low | (high << 4u)));
+}
+
+// The scale of a half, a signed byte, times d.
+fn scale(b: Block, half: u32) -> f32 {
+    return b.d * f32(bitcast<i32>(b.s << (24u - 8u * half)) >> 24u);
+}
+
+fn scale_min(b: Block, i: u32) -> vec2<f32> {
+    let d = scale(b, i / 4u);
+    return vec2<f32>(d, -32.0 * d);
+}
+
+// The sum of w x, from those of q x and of x over the halves of the group.
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
+    let sums = qx - 32.0 * x;
+    return scale(b, 0u) * sums.x + scale(b, 1u) * sums.y;
+}
