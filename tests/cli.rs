@@ -794,3 +794,66 @@ fn kernels_of_a_model_are_listed_and_written_without_a_gpu() {
     kernels(&["--synthetic", "llama-9b:f16"]).fails(&["llama-9b", "llama-2-70b"]);
     kernels(&["--synthetic", "llama-2-7b:q4_0", "--dump", "/dev/null/x"]).fails(&["/dev/null/x"]);
 }
+
+// ---- perplexity
+
+#[test]
+fn perplexity_is_that_of_the_logits() {
+    if gpu().is_none() {
+        return;
+    }
+    let (model, out) = (Model::new(), tempfile::tempdir().unwrap());
+    let (file, logits) = (out.path().join("text.txt"), out.path().join("logits.safetensors"));
+    std::fs::write(&file, "The quick brown fox jumps over a dog").unwrap();
+    let prompt = ["logits", model.path(), "--kv", "f32", "--prompt", "The quick brown fox jumps over a dog"];
+    ran(on_device(&[&prompt[..], &["--out", text(&logits)]].concat())).ok();
+    let (ids, logits_found) = read(&logits);
+    let losses: Vec<f64> = logits_found
+        .chunks_exact(258)
+        .zip(&ids[1..])
+        .map(|(row, id)| {
+            let sum: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();
+            sum.ln() - f64::from(row[*id as usize])
+        })
+        .collect();
+    let mean = |losses: &[f64]| (losses.iter().sum::<f64>() / losses.len() as f64).exp();
+    let perplexity = |options: &[&str]| {
+        let args = ["perplexity", model.path(), "--kv", "f32", "--file", text(&file)];
+        json(on_device(&[&args[..], options].concat()))
+    };
+    let one = perplexity(&["--one-window"]);
+    assert_eq!(one["tokens"], 36);
+    assert!((one["perplexity"].as_f64().unwrap() / mean(&losses) - 1.0).abs() < 1e-4, "{one}");
+    // Only the second half of the first and only window.
+    let halves = perplexity(&["--ctx", "30"]);
+    assert_eq!((halves["tokens"].as_u64(), halves["windows"].as_u64()), (Some(14), Some(1)));
+    assert!((halves["perplexity"].as_f64().unwrap() / mean(&losses[15..29]) - 1.0).abs() < 1e-4, "{halves}");
+    let sliding = perplexity(&["--ctx", "16", "--stride", "8"]);
+    assert_eq!((sliding["tokens"].as_u64(), sliding["windows"].as_u64()), (Some(36), Some(4)));
+
+    let kl =
+        |reference: &Path| on_device(&["perplexity", model.path(), "--kv", "f32", "--kl", text(reference)]);
+    let same = json(kl(&logits));
+    assert!(same["kl"].as_f64().unwrap().abs() < 1e-9 && same["agreement"] == 1.0, "{same}");
+    assert_eq!(same["positions"], 37);
+    std::fs::write(&file, "not a tensor").unwrap();
+    ran(kl(&file)).fails(&["text.txt", "no safetensors file"]);
+    ran(kl(&out.path().join("nothing"))).fails(&["nothing"]);
+}
+
+#[test]
+fn perplexity_refuses_what_makes_no_windows() {
+    if gpu().is_none() {
+        return;
+    }
+    let (model, out) = (Model::new(), tempfile::tempdir().unwrap());
+    let file = out.path().join("text.txt");
+    let with = |bytes: &[u8], options: &[&str]| {
+        std::fs::write(&file, bytes).unwrap();
+        ran(on_device(&[&["perplexity", model.path(), "--file", text(&file)], options].concat()))
+    };
+    with(b"short", &["--ctx", "64"]).fails(&["64 or more tokens", "found"]);
+    with(b"long enough", &["--ctx", "8", "--stride", "9"]).fails(&["stride", "8 tokens", "found 9"]);
+    with(b"\xff\xfe", &[]).fails(&["not UTF-8"]);
+    ran(on_device(&["perplexity", model.path(), "--file", "missing.txt"])).fails(&["missing.txt"]);
+}

@@ -237,6 +237,22 @@ fn formats_of_a_tiny_llama_equal_the_golden() {
     }
 }
 
+/// The perplexity that another engine's protocol gives for these weights in float64.
+#[test]
+fn smollm2_predicts_a_text_as_well_as_the_golden() {
+    let (Some(shared), Some(path), Some(gpu)) = (shared(), smollm2(), gpu()) else { return };
+    let golden = std::fs::read(shared.join("models/golden/smollm2_q4_1_f32dequant.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_slice(&golden).unwrap();
+    let expected = golden["ppl"]["ppl_llamacpp_protocol_512"].as_f64().unwrap();
+    let text = std::fs::read_to_string(shared.join("models/golden/ppl_text_2048tok.txt")).unwrap();
+    let model = load(&gpu, &path);
+    let ids = model.tokenizer().unwrap().encode(&text, wgllama::Specials::Text).unwrap();
+    let windows = wgllama::generate::Windows::Halves(512);
+    let found = session(&model, KvFormat::F16, 512, 128).perplexity(&ids, windows, None, |_| ()).unwrap();
+    assert_eq!(found.tokens, 4 * 255);
+    assert!((found.value() / expected - 1.0).abs() < 1e-3, "{} instead of {expected}", found.value());
+}
+
 /// Decoders give the values that another decoder gives, to the last bit.
 #[test]
 fn real_blocks_decode_to_the_golden() {

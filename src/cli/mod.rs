@@ -8,6 +8,7 @@ mod inspect;
 mod kernels;
 mod logits;
 mod options;
+mod perplexity;
 mod run;
 mod tokenize;
 
@@ -40,6 +41,8 @@ enum Command {
     Bench(bench::Args),
     /// Write the logits of all positions to a safetensors file
     Logits(logits::Args),
+    /// Say how well a model predicts a text, or how near its logits are to others
+    Perplexity(perplexity::Args),
     /// Print a text's tokens; needs no GPU
     Tokenize(tokenize::Args),
 }
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         Command::Kernels(args) => kernels::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Logits(args) => logits::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
         Command::Tokenize(args) => tokenize::run(args),
     };
     match outcome {

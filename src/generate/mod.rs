@@ -1,12 +1,14 @@
 //! Generating text: sessions (one sequence with its cache), groups of several, samplers, and
 //! streams of pieces.
 
+mod evaluate;
 mod group;
 mod measure;
 mod sampler;
 mod session;
 mod stream;
 
+pub use evaluate::{Divergence, Perplexity, Windows};
 pub use group::Group;
 pub use measure::Timed;
 pub use sampler::{Sampler, Sampling};
