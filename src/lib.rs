@@ -37,6 +37,7 @@ pub mod graph;
 pub mod host;
 pub mod kernels;
 pub mod model;
+mod native;
 pub mod plan;
 pub mod quant;
 pub mod shape;

@@ -542,11 +542,55 @@ fn progress_rises_to_the_total() {
     let heard = RefCell::new(Vec::new());
     let progress = |done, total| heard.borrow_mut().push((done, total));
     let folder = tiny();
-    Model::load(&gpu, folder.path(), &LoadOptions { progress: Some(&progress) }).unwrap();
+    Model::load(&gpu, folder.path(), &LoadOptions { progress: Some(&progress), ..Default::default() })
+        .unwrap();
     let heard = heard.into_inner();
     let &(done, total) = heard.last().unwrap();
     assert!(total > 0 && done == total, "{done} of {total}");
     assert!(heard.iter().all(|h| h.1 == total) && heard.is_sorted(), "{heard:?}");
+}
+
+/// Quantised at load is the same as stored so: of the values that the encoder keeps.
+#[test]
+fn weights_are_quantised_while_they_are_loaded() {
+    let Some(gpu) = gpu() else { return };
+    let shape = Tiny { hidden: 64, intermediate: 96, heads: 4, kv_heads: 2, head_dim: 16, ..Tiny::default() };
+    let (plain, rounded) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    shape.write(plain.path()).unwrap();
+    shape.write(rounded.path()).unwrap();
+    let file = rounded.path().join("model.safetensors");
+    let mut tensors = read_tensors(rounded.path());
+    for tensor in tensors.iter_mut().filter(|t| t.shape.len() == 2) {
+        let mut values: Vec<f32> = bytemuck::pod_collect_to_vec(&tensor.bytes);
+        let row = tensor.shape[1];
+        for row in values.chunks_exact_mut(row) {
+            let bytes = wgllama::quant::encode(WeightFormat::Q8_0, row);
+            wgllama::quant::decode(WeightFormat::Q8_0, &bytes, row);
+        }
+        tensor.bytes = bytemuck::cast_slice(&values).to_vec();
+    }
+    write_tensors(&file, &tensors);
+    let with = |folder: &TempDir, quantize| {
+        let options = LoadOptions { quantize, ..Default::default() };
+        let model = Model::load(&gpu, folder.path(), &options).unwrap();
+        let logits = session(&model, KvFormat::F32, 64, 64).prefill_all(&IDS).unwrap();
+        (model.weights().bytes(), logits)
+    };
+    let (expected, quantised) = (with(&rounded, None), with(&plain, Some(WeightFormat::Q8_0)));
+    support::assert_close("q8_0", &quantised.1, &expected.1, 1e-4);
+    assert!(quantised.0 * 3 < expected.0, "{} of {} bytes", quantised.0, expected.0);
+    // Rows of 64 and 96 are no superblocks: five bits instead, and not far off.
+    let five = with(&plain, Some(WeightFormat::Q4_K));
+    assert!(five.0 > quantised.0 / 2 && five.0 < quantised.0, "{} bytes", five.0);
+    assert!(support::max_error(&five.1, &with(&plain, None).1).0 < 0.5);
+
+    let mut tensors = read_tensors(plain.path());
+    find(&mut tensors, "model.layers.0.mlp.up_proj.weight").bytes[..4]
+        .copy_from_slice(&f32::NAN.to_le_bytes());
+    write_tensors(&plain.path().join("model.safetensors"), &tensors);
+    let options = LoadOptions { quantize: Some(WeightFormat::Q4_0), ..Default::default() };
+    let error = Model::load(&gpu, plain.path(), &options);
+    assert_error!(error, Tensors, "up_proj.weight", "expected finite weights", "NaN");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use wgllama::model::Config;
 use wgllama::{Context, Error, Model, ModelFiles, Result};
 
 use super::ceilings::Ceilings;
-use super::options::{self, CacheArgs, DeviceArgs, default_model, load};
+use super::options::{self, CacheArgs, DeviceArgs, LoadArgs, default_model};
 use super::{Outcome, tell};
 use measure::Row;
 use report::Report;
@@ -53,6 +53,8 @@ pub struct Args {
     /// Draw those kernels below the adapter's roofline
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
+    #[command(flatten)]
+    load: LoadArgs,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
@@ -97,7 +99,7 @@ pub fn run(args: &Args) -> Outcome {
             let files = ModelFiles::open(&args.model.clone().map_or_else(default_model, Ok)?)?;
             let context = args.device.open()?;
             args.check_device(&context)?;
-            let (model, _) = load(&context, &files)?;
+            let (model, _) = args.load.load(&context, &files)?;
             let name = files.path().display().to_string();
             report(&context, name, model.config().num_hidden_layers, None, measure::all(args, &model)?)?
         }

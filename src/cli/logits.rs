@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use wgllama::{Error, ModelFiles, Result, Session, SessionOptions, Specials};
 
-use super::options::{CacheArgs, DeviceArgs, load, prompt};
+use super::options::{CacheArgs, DeviceArgs, LoadArgs, prompt};
 use super::{Outcome, tell};
 
 #[derive(clap::Args)]
@@ -25,6 +25,8 @@ pub struct Args {
     /// Where to write: `logits` f32 [T, vocab] and `input_ids` i32 [T]
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    load: LoadArgs,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
@@ -45,7 +47,7 @@ pub fn run(args: &Args) -> Outcome {
     options.context_for(files.config())?;
     let out = Output::create(&args.out)?;
     let context = args.device.open()?;
-    let (model, _) = load(&context, &files)?;
+    let (model, _) = args.load.load(&context, &files)?;
     let mut session = model.session(&options)?;
     out.write(&ids, &mut session)?;
     let vocab = model.config().vocab_size;

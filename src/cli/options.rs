@@ -111,18 +111,30 @@ pub fn prompt(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| Error::option("prompt", format!("standard input is not UTF-8: {e}")))
 }
 
-/// Loads a model and says how long it took, in seconds; a bar shows progress on a terminal.
-pub fn load(context: &Context, files: &ModelFiles) -> Result<(Model, f64)> {
-    let start = Instant::now();
-    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes}") {
-        bar.set_style(style);
+/// How a model is loaded.
+#[derive(Args)]
+pub struct LoadArgs {
+    /// Quantise weights stored in f32, f16 or bf16 while they are loaded [example: q4_k]
+    #[arg(long, value_name = "FORMAT", value_parser = WeightFormat::ALL.map(WeightFormat::name))]
+    quantize: Option<String>,
+}
+
+impl LoadArgs {
+    /// Loads a model and says how long it took, in seconds; a bar shows progress on a terminal.
+    pub fn load(&self, context: &Context, files: &ModelFiles) -> Result<(Model, f64)> {
+        let start = Instant::now();
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes}") {
+            bar.set_style(style);
+        }
+        let progress = |done: u64, total: u64| {
+            bar.set_length(total);
+            bar.set_position(done);
+        };
+        let quantize = self.quantize.as_deref().map(str::parse).transpose()?;
+        let options = LoadOptions { progress: Some(&progress), quantize };
+        let model = Model::from_files(context, files, &options)?;
+        bar.finish_and_clear();
+        Ok((model, start.elapsed().as_secs_f64()))
     }
-    let progress = |done: u64, total: u64| {
-        bar.set_length(total);
-        bar.set_position(done);
-    };
-    let model = Model::from_files(context, files, &LoadOptions { progress: Some(&progress) })?;
-    bar.finish_and_clear();
-    Ok((model, start.elapsed().as_secs_f64()))
 }

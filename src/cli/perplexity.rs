@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 use wgllama::generate::Windows;
 use wgllama::{Error, ModelFiles, Result, SessionOptions, Specials};
 
-use super::options::{CacheArgs, DeviceArgs, load};
+use super::options::{CacheArgs, DeviceArgs, LoadArgs};
 use super::{Outcome, tell};
 
 #[derive(clap::Args)]
@@ -29,6 +29,8 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    load: LoadArgs,
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
@@ -64,7 +66,7 @@ fn perplexity(args: &Args, files: &ModelFiles) -> Outcome {
     let options = SessionOptions { context: Some(context), ..args.cache.session()? };
     options.context_for(files.config())?;
     let device = args.device.open()?;
-    let (model, _) = load(&device, files)?;
+    let (model, _) = args.load.load(&device, files)?;
     let mut session = model.session(&options)?;
     let found = session.perplexity(&ids, windows, first, |found| {
         let (done, all) = found.windows;
@@ -98,7 +100,7 @@ fn divergence(args: &Args, files: &ModelFiles, path: &Path) -> Outcome {
     let options = SessionOptions { context, ..args.cache.session()? };
     options.context_for(files.config())?;
     let device = args.device.open()?;
-    let (model, _) = load(&device, files)?;
+    let (model, _) = args.load.load(&device, files)?;
     let found = model.session(&options)?.divergence(&ids, &reference)?;
     let mut out = std::io::stdout().lock();
     if args.json {

@@ -9,7 +9,7 @@ use wgllama::{
     Error, Finish, Message, Model, ModelFiles, Result, Sampling, Session, SessionOptions, Specials,
 };
 
-use super::options::{CacheArgs, DeviceArgs, default_model, is_model, load, prompt};
+use super::options::{CacheArgs, DeviceArgs, LoadArgs, default_model, is_model, prompt};
 use super::{Outcome, Stop, tell};
 
 #[derive(clap::Args)]
@@ -61,6 +61,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    load: LoadArgs,
+    #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
     device: DeviceArgs,
@@ -109,7 +111,7 @@ pub fn run(args: &Args) -> Outcome {
         return Err(Error::PromptTooLong { len: ids.len(), room }.into());
     }
     let context = args.device.open()?;
-    let (model, load) = load(&context, &files)?;
+    let (model, load) = args.load.load(&context, &files)?;
     let mut session = model.session(&options)?;
     session.prepare()?;
     let figures = generate(args, &mut session, &ids, &sampling, load)?;

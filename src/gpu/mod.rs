@@ -7,7 +7,6 @@ mod choices;
 mod context;
 mod disk;
 mod executable;
-mod native;
 mod pipelines;
 mod timing;
 

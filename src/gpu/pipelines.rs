@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::gpu::context::{Context, lock};
 use crate::gpu::disk::DiskCache;
-use crate::gpu::native;
 use crate::kernels::link::{Linked, link};
 use crate::kernels::{Access, Variant};
+use crate::native;
 
 /// A compiled kernel and the layout of its group 0.
 pub struct Pipeline {

@@ -52,6 +52,9 @@ fn supported(model_type: &str) -> Result<()> {
 pub struct LoadOptions<'a> {
     /// Hears the bytes loaded and the bytes in all.
     pub progress: Option<&'a dyn Fn(u64, u64)>,
+    /// Matrices stored in f32, f16 or bf16 are brought to this format on the way; where their rows
+    /// are no whole blocks of it, to one like it ([`quant::fitting`](crate::quant::fitting)).
+    pub quantize: Option<WeightFormat>,
 }
 
 /// A model on a device: immutable, shareable by any number of sessions.
@@ -77,7 +80,8 @@ impl Model {
     /// Loads what was opened before.
     pub fn from_files(context: &Context, files: &ModelFiles, options: &LoadOptions<'_>) -> Result<Self> {
         let silent = |_, _| {};
-        let weights = Weights::load(context, files, options.progress.unwrap_or(&silent))?;
+        let progress = options.progress.unwrap_or(&silent);
+        let weights = Weights::load(context, files, options.quantize, progress)?;
         // A model without a tokenizer can still be given ids.
         let tokenizer = files.tokenizer().map_err(|e| match e {
             Error::Tokenizer { path, message } => (path, message),

@@ -1,6 +1,8 @@
 //! Weights on the device: streamed from the memory map, repacked row by row, a few megabytes
 //! at a time.
 
+use std::path::PathBuf;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -9,8 +11,10 @@ use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Planes};
 use crate::graph::{Graph, VectorId, VectorSpec, WeightSpec};
+use crate::host::HostTensor;
 use crate::kernels::pack::{self, Order, pack};
 use crate::model::ModelFiles;
+use crate::native;
 use crate::plan::{Shard, WeightLayout};
 use crate::quant;
 use crate::shape::{ROW_ALIGN, padded};
@@ -30,15 +34,53 @@ pub struct Weights {
     pub vectors: Vec<Buffer>,
 }
 
+/// The formats that a matrix's parts have on the device: those that they are stored in, unless they
+/// are to be quantised.
+fn formats(
+    files: &ModelFiles,
+    spec: &WeightSpec,
+    quantize: Option<WeightFormat>,
+) -> Result<Vec<WeightFormat>> {
+    let stored = files.formats(spec)?.into_iter();
+    Ok(match quantize {
+        None => stored.collect(),
+        Some(wanted) => stored
+            .map(|stored| if stored.block_len() == 1 { quant::fitting(wanted, spec.cols) } else { stored })
+            .collect(),
+    })
+}
+
 /// The layouts of all matrices of `files` for an adapter.
-pub fn layouts(files: &ModelFiles, caps: &Caps) -> Result<Vec<WeightLayout>> {
-    files.graph().weights.iter().map(|spec| WeightLayout::new(spec, &files.formats(spec)?, caps)).collect()
+fn layouts(files: &ModelFiles, quantize: Option<WeightFormat>, caps: &Caps) -> Result<Vec<WeightLayout>> {
+    let layout = |spec| WeightLayout::new(spec, &formats(files, spec, quantize)?, caps);
+    files.graph().weights.iter().map(layout).collect()
+}
+
+/// A row of a tensor in another format.
+fn convert(tensor: &HostTensor<'_>, name: &str, row: &[u8], format: WeightFormat) -> Result<Vec<u8>> {
+    if tensor.format == format {
+        return Ok(row.to_vec());
+    }
+    let mut values = vec![0.0; row.len() / tensor.format.block_bytes() * tensor.format.block_len()];
+    quant::decode(tensor.format, row, &mut values);
+    match values.iter().find(|v| !v.is_finite()) {
+        Some(value) => Err(Error::Tensors {
+            path: PathBuf::from(name),
+            problems: vec![format!("{name}: expected finite weights to quantise, found {value}")],
+        }),
+        None => Ok(quant::encode(format, &values)),
+    }
 }
 
 impl Weights {
     /// Loads everything; `progress` hears the bytes done and the bytes in all.
-    pub fn load(context: &Context, files: &ModelFiles, progress: &dyn Fn(u64, u64)) -> Result<Self> {
-        let layouts = layouts(files, context.caps())?;
+    pub fn load(
+        context: &Context,
+        files: &ModelFiles,
+        quantize: Option<WeightFormat>,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Self> {
+        let layouts = layouts(files, quantize, context.caps())?;
         let total: u64 = layouts.iter().map(|l| l.bytes() as u64).sum();
         let mut loader = Loader { context, files, progress, done: 0, total };
         let mut matrices = Vec::new();
@@ -117,11 +159,20 @@ impl Loader<'_> {
                 Some((part, r)) => {
                     let len = tensors[part].bytes.len() / spec.parts[part].rows;
                     let stored = self.files.stored_row(&spec.parts[part], r);
-                    &tensors[part].bytes[stored * len..][..len]
+                    (part, &tensors[part].bytes[stored * len..][..len])
                 }
-                None => &[],
+                None => (0, &[][..]),
             });
-            pack(planes, rows, &mut quants, &mut scales);
+            if shard.parts.iter().all(|&part| tensors[part].format == planes.format) {
+                pack(planes, rows.map(|(_, row)| row), &mut quants, &mut scales);
+            } else {
+                let rows: Vec<_> = rows.collect();
+                let converted = native::parallel(&rows, |&(part, row)| {
+                    convert(&tensors[part], &spec.parts[part].tensor, row, planes.format)
+                });
+                let rows = converted.into_iter().map(|(_, row)| row).collect::<Result<Vec<_>>>()?;
+                pack(planes, rows.iter().map(Vec::as_slice), &mut quants, &mut scales);
+            }
             uploader.write(&buffer, (start * quant_row) as u64, &quants)?;
             if !scales.is_empty() {
                 uploader.write(&buffer, (planes.scale_at + start * scale_row) as u64, &scales)?;

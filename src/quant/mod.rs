@@ -56,6 +56,22 @@ pub fn encode(format: WeightFormat, values: &[f32]) -> Vec<u8> {
     }
 }
 
+/// The format for rows of `len` weights where `wanted` is wanted: one with smaller blocks and about
+/// as many bits, as files in the field have it, where they are no whole blocks of that.
+pub fn fitting(wanted: WeightFormat, len: usize) -> WeightFormat {
+    use WeightFormat::{F16, IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+    let smaller = match wanted {
+        Q2_K | Q3_K => Q4_0,
+        IQ4_XS => IQ4_NL,
+        Q4_K => Q5_0,
+        Q5_K => Q5_1,
+        Q6_K => Q8_0,
+        other => other,
+    };
+    let fits = |format: &WeightFormat| row_bytes(*format, len).is_some();
+    [wanted, smaller].into_iter().find(fits).unwrap_or(F16)
+}
+
 /// Bytes that `len` weights of one row take in `format`; `None` if they are not whole blocks.
 pub fn row_bytes(format: WeightFormat, len: usize) -> Option<usize> {
     len.is_multiple_of(format.block_len()).then(|| len / format.block_len() * format.block_bytes())
@@ -135,6 +151,15 @@ mod tests {
             let mut zeros = vec![1.0; 512];
             decode(format, &encode(format, &[0.0; 512]), &mut zeros);
             assert!(zeros.iter().all(|v| *v == 0.0), "{format}");
+        }
+    }
+
+    #[test]
+    fn formats_fit_rows() {
+        use WeightFormat::{F16, IQ4_NL, IQ4_XS, Q4_0, Q4_K, Q5_0};
+        let cases = [(Q4_K, 512, Q4_K), (Q4_K, 576, Q5_0), (IQ4_XS, 96, IQ4_NL), (Q4_0, 40, F16)];
+        for (wanted, len, expected) in cases {
+            assert_eq!(fitting(wanted, len), expected, "{wanted} {len}");
         }
     }
 
