@@ -857,3 +857,42 @@ fn perplexity_refuses_what_makes_no_windows() {
     with(b"\xff\xfe", &[]).fails(&["not UTF-8"]);
     ran(on_device(&["perplexity", model.path(), "--file", "missing.txt"])).fails(&["missing.txt"]);
 }
+
+// ---- quantize
+
+#[test]
+fn quantize_writes_a_file_or_nothing() {
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("small.gguf");
+    let to =
+        |input: &str, options: &[&str]| ran(wgllama(&[&["quantize", input, text(&path)], options].concat()));
+    to("missing.gguf", &["--format", "q8_0"]).fails(&["missing.gguf"]);
+    let bad = out.path().join("bad.gguf");
+    std::fs::write(&bad, "GGUF and no more").unwrap();
+    to(text(&bad), &["--format", "q8_0"]).fails(&["bad.gguf"]);
+    assert_eq!(to(text(&bad), &["--format", "q9_9"]).code, Some(2));
+    assert_eq!(names(out.path()), ["bad.gguf"]);
+
+    let (Some(shared), true) = (shared(), gpu().is_some()) else { return };
+    let input = shared.join("models/quants/tiny-F32.gguf");
+    to(text(&input), &["--format", "q4_k"]).ok();
+    let described = ran(wgllama(&["inspect", text(&path)])).ok();
+    assert!(described.contains("Q4_K") && described.contains("Q6_K"), "{described}");
+    let before = std::fs::read(&path).unwrap();
+    // What is there stays when the next run fails.
+    to(text(&path), &["--format", "q8_0"]).fails(&["--requantize"]);
+    assert_eq!((std::fs::read(&path).unwrap(), names(out.path()).len()), (before, 2));
+    let logits = out.path().join("logits.safetensors");
+    ran(on_device(&["logits", text(&path), "--tokens", "1,2,3", "--out", text(&logits)])).ok();
+    ran(on_device(&[
+        "logits",
+        text(&input),
+        "--quantize",
+        "q4_k",
+        "--tokens",
+        "1,2,3",
+        "--out",
+        text(&logits),
+    ]))
+    .ok();
+}

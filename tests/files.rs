@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use wgllama::Error;
 use wgllama::dtype::WeightFormat;
 use wgllama::files::gguf::Value;
-use wgllama::files::{Gguf, JsonFile, MappedFile, SafetensorsFolder};
+use wgllama::files::{Gguf, GgufWriter, JsonFile, MappedFile, SafetensorsFolder};
 use wgllama::host::TensorSource;
 
 /// Fails unless `error` is of the variant and its message has all of `parts`.
@@ -1009,4 +1009,103 @@ fn shared_quants_open() {
     opened.sort();
     let expected = "BF16 F16 F32 IQ4_NL IQ4_XS Q2_K Q3_K_M Q4_0 Q4_1 Q4_K_M Q5_0 Q5_1 Q5_K_M Q6_K Q8_0";
     assert_eq!(opened.join(" "), expected);
+}
+
+// ---- writing GGUF
+
+/// A file quantised by `quantize`, read again.
+fn quantised(from: &Gguf, quantize: wgllama::model::Quantize) -> Gguf {
+    let mut bytes = Vec::new();
+    quantize.write(from, &mut bytes, Path::new("out.gguf"), |_, _| ()).unwrap();
+    Gguf::from_bytes("out.gguf", bytes).unwrap()
+}
+
+fn to(format: WeightFormat) -> wgllama::model::Quantize {
+    wgllama::model::Quantize { format, embedding: None, output: Some(format), requantize: false }
+}
+
+/// Formats that leave an encoder no choice come out as another engine writes them, byte by byte;
+/// the others are at most a tenth further off the weights.
+#[test]
+fn shared_quants_come_out_as_others_write_them() {
+    let Some(shared) = support::shared() else { return };
+    let open = |name: &str| Gguf::open(&shared.join(format!("models/quants/tiny-{name}.gguf"))).unwrap();
+    let plain = open("F32");
+    for (name, format) in [
+        ("Q8_0", WeightFormat::Q8_0),
+        ("Q4_0", WeightFormat::Q4_0),
+        ("Q4_1", WeightFormat::Q4_1),
+        ("Q5_0", WeightFormat::Q5_0),
+        ("Q5_1", WeightFormat::Q5_1),
+        ("Q2_K", WeightFormat::Q2_K),
+        ("Q3_K_M", WeightFormat::Q3_K),
+        ("Q4_K_M", WeightFormat::Q4_K),
+        ("Q5_K_M", WeightFormat::Q5_K),
+        ("Q6_K", WeightFormat::Q6_K),
+        ("IQ4_NL", WeightFormat::IQ4_NL),
+        ("IQ4_XS", WeightFormat::IQ4_XS),
+    ] {
+        let (ours, theirs) = (quantised(&plain, to(format)), open(name));
+        assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+        assert_eq!(ours.vocab().unwrap().tokens, plain.vocab().unwrap().tokens);
+        let (mut off, mut their_off) = (0.0, 0.0);
+        for tensor in plain.names() {
+            let [x, a, b] = [&plain, &ours, &theirs].map(|file| file.tensor(tensor).unwrap());
+            // Mixtures keep some tensors better.
+            if a.format != b.format || a.format == WeightFormat::F32 {
+                continue;
+            }
+            if matches!(a.format.block_len(), 32) && format != WeightFormat::IQ4_NL {
+                assert!(a == b, "{name}: {tensor}");
+            }
+            let [x, a, b] = [x, a, b].map(|t| {
+                let mut values = vec![0.0; t.len()];
+                wgllama::quant::decode(t.format, t.bytes, &mut values);
+                values
+            });
+            let error = |v: &[f32]| v.iter().zip(&x).map(|(v, x)| (v - x).powi(2)).sum::<f32>();
+            off += error(&a);
+            their_off += error(&b);
+        }
+        assert!(their_off > 0.0 && off <= their_off * 1.1, "{name}: {off} against {their_off}");
+    }
+}
+
+#[test]
+fn quantising_keeps_what_it_must() {
+    let floats = |n: usize| (0..n).flat_map(|i| ((i % 7) as f32 - 3.0).to_le_bytes()).collect::<Vec<u8>>();
+    let mut from = GgufWriter::default();
+    from.u32("some.key", 7);
+    let tensors = [
+        ("token_embd.weight", vec![4, 256]),
+        ("blk.0.ffn_up.weight", vec![4, 256]),
+        ("blk.0.ffn_down.weight", vec![4, 96]),
+        ("blk.0.attn_norm.weight", vec![256]),
+        ("blk.0.attn_q.bias", vec![2, 32]),
+    ];
+    for (name, shape) in &tensors {
+        from.tensor(name, shape, WeightFormat::F32);
+    }
+    let mut bytes = Vec::new();
+    let write = |i: usize, out: &mut Vec<u8>| -> std::io::Result<()> {
+        out.extend(floats(tensors[i].1.iter().product()));
+        Ok(())
+    };
+    from.write(&mut bytes, write).unwrap();
+    let from = Gguf::from_bytes("in.gguf", bytes).unwrap();
+    let quantize = wgllama::model::Quantize { output: None, ..to(WeightFormat::Q4_K) };
+    let file = quantised(&from, quantize);
+    let format = |name: &str| file.tensor(name).unwrap().format;
+    // Tied, so that the embedding makes the logits; 96 columns are no superblock.
+    assert_eq!(format("token_embd.weight"), WeightFormat::Q6_K);
+    assert_eq!(format("blk.0.ffn_up.weight"), WeightFormat::Q4_K);
+    assert_eq!(format("blk.0.ffn_down.weight"), WeightFormat::Q5_0);
+    for name in ["blk.0.attn_norm.weight", "blk.0.attn_q.bias"] {
+        assert_eq!(file.tensor(name), from.tensor(name));
+    }
+    assert_eq!((file.u64("some.key").unwrap(), file.u64("general.file_type").unwrap()), (7, 14));
+    let again = to(WeightFormat::Q8_0).write(&file, &mut Vec::new(), Path::new("out.gguf"), |_, _| ());
+    assert_error!(again, InvalidOption, "token_embd.weight", "q6_k", "--requantize");
+    let again = quantised(&file, wgllama::model::Quantize { requantize: true, ..to(WeightFormat::Q8_0) });
+    assert_eq!(again.tensor("blk.0.ffn_up.weight").unwrap().format, WeightFormat::Q8_0);
 }

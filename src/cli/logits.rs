@@ -1,12 +1,11 @@
 //! `wgllama logits`: the way to compare this engine with another one.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use wgllama::{Error, ModelFiles, Result, Session, SessionOptions, Specials};
+use wgllama::{ModelFiles, Result, Session, SessionOptions, Specials};
 
 use super::options::{CacheArgs, DeviceArgs, LoadArgs, prompt};
+use super::output::Output;
 use super::{Outcome, tell};
 
 #[derive(clap::Args)]
@@ -49,60 +48,26 @@ pub fn run(args: &Args) -> Outcome {
     let context = args.device.open()?;
     let (model, _) = args.load.load(&context, &files)?;
     let mut session = model.session(&options)?;
-    out.write(&ids, &mut session)?;
+    write(out, &ids, &mut session)?;
     let vocab = model.config().vocab_size;
     tell(format_args!("{} positions of {vocab} logits in {}", ids.len(), args.out.display()));
     Ok(())
 }
 
-/// A file that takes its final name only when it is whole.
-struct Output {
-    path: PathBuf,
-    part: PathBuf,
-    file: Option<BufWriter<File>>,
-}
-
-impl Output {
-    /// Opens the file, so that a name that can't be written is known before the work is done.
-    fn create(path: &Path) -> Result<Self> {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(".part");
-        let part = path.with_file_name(name);
-        let file = File::create(&part).map_err(|e| Error::io(path, e))?;
-        Ok(Self { path: path.to_path_buf(), part, file: Some(BufWriter::new(file)) })
-    }
-
-    /// Writes a safetensors file, logits as they are computed.
-    fn write(mut self, ids: &[u32], session: &mut Session) -> Result<()> {
-        let vocab = session.model().config().vocab_size;
-        let (id_bytes, bytes) = (ids.len() * 4, ids.len() * vocab * 4);
-        let header = serde_json::json!({
-            "input_ids": { "dtype": "I32", "shape": [ids.len()], "data_offsets": [0, id_bytes] },
-            "logits": { "dtype": "F32", "shape": [ids.len(), vocab], "data_offsets": [id_bytes, id_bytes + bytes] },
-        });
-        // The format wants the data aligned to eight bytes; spaces are allowed after the header.
-        let mut header = header.to_string().into_bytes();
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let failed = |path: &Path| {
-            let path = path.to_path_buf();
-            move |e| Error::io(path, e)
-        };
-        let Some(mut file) = self.file.take() else { return Ok(()) };
-        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed(&self.path))?;
-        file.write_all(&header).map_err(failed(&self.path))?;
-        file.write_all(bytemuck::cast_slice(ids)).map_err(failed(&self.path))?;
-        session.prefill_with(ids, |logits| {
-            file.write_all(bytemuck::cast_slice(logits)).map_err(failed(&self.path))
-        })?;
-        file.flush().map_err(failed(&self.path))?;
-        drop(file);
-        std::fs::rename(&self.part, &self.path).map_err(failed(&self.path))
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        // After a success it is not there any more.
-        let _ = std::fs::remove_file(&self.part);
-    }
+/// Writes a safetensors file, logits as they are computed.
+fn write(mut out: Output, ids: &[u32], session: &mut Session) -> Result<()> {
+    let vocab = session.model().config().vocab_size;
+    let (id_bytes, bytes) = (ids.len() * 4, ids.len() * vocab * 4);
+    let header = serde_json::json!({
+        "input_ids": { "dtype": "I32", "shape": [ids.len()], "data_offsets": [0, id_bytes] },
+        "logits": { "dtype": "F32", "shape": [ids.len(), vocab], "data_offsets": [id_bytes, id_bytes + bytes] },
+    });
+    // The format wants the data aligned to eight bytes; spaces are allowed after the header.
+    let mut header = header.to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write(&(header.len() as u64).to_le_bytes())?;
+    out.write(&header)?;
+    out.write(bytemuck::cast_slice(ids))?;
+    session.prefill_with(ids, |logits| out.write(bytemuck::cast_slice(logits)))?;
+    out.finish()
 }

@@ -8,7 +8,9 @@ mod inspect;
 mod kernels;
 mod logits;
 mod options;
+mod output;
 mod perplexity;
+mod quantize;
 mod run;
 mod tokenize;
 
@@ -43,6 +45,8 @@ enum Command {
     Logits(logits::Args),
     /// Say how well a model predicts a text, or how near its logits are to others
     Perplexity(perplexity::Args),
+    /// Write a GGUF file with its weights in another format; needs no GPU
+    Quantize(quantize::Args),
     /// Print a text's tokens; needs no GPU
     Tokenize(tokenize::Args),
 }
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Tokenize(args) => tokenize::run(args),
     };
     match outcome {

@@ -111,6 +111,15 @@ pub fn prompt(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| Error::option("prompt", format!("standard input is not UTF-8: {e}")))
 }
 
+/// A bar on a terminal, and nothing elsewhere.
+pub fn progress_bar(template: &str) -> ProgressBar {
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
 /// How a model is loaded.
 #[derive(Args)]
 pub struct LoadArgs {
@@ -123,10 +132,7 @@ impl LoadArgs {
     /// Loads a model and says how long it took, in seconds; a bar shows progress on a terminal.
     pub fn load(&self, context: &Context, files: &ModelFiles) -> Result<(Model, f64)> {
         let start = Instant::now();
-        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("loading {wide_bar} {bytes}/{total_bytes}") {
-            bar.set_style(style);
-        }
+        let bar = progress_bar("loading {wide_bar} {bytes}/{total_bytes}");
         let progress = |done: u64, total: u64| {
             bar.set_length(total);
             bar.set_position(done);

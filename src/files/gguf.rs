@@ -4,6 +4,9 @@
 //! them: a vocabulary has 150 thousand strings, and most runs look at them once.
 
 mod reader;
+mod writer;
+
+pub use writer::GgufWriter;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -85,6 +88,8 @@ pub struct Array {
     pub len: usize,
     /// Where the first element begins in the file.
     at: usize,
+    /// Where the last one ends.
+    end: usize,
 }
 
 impl Value {

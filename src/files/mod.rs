@@ -9,7 +9,7 @@ pub mod json;
 pub mod map;
 pub mod safetensors;
 
-pub use gguf::Gguf;
+pub use gguf::{Gguf, GgufWriter};
 pub use json::JsonFile;
 pub use map::MappedFile;
 pub use safetensors::SafetensorsFolder;

@@ -8,6 +8,7 @@ pub mod kv;
 mod llama;
 mod names;
 pub mod presets;
+mod quantize;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use config::Config;
 pub use files::ModelFiles;
 pub use kv::KvCache;
+pub use quantize::Quantize;
 pub use weights::Weights;
 
 use crate::dtype::WeightFormat;

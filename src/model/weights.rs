@@ -57,7 +57,12 @@ fn layouts(files: &ModelFiles, quantize: Option<WeightFormat>, caps: &Caps) -> R
 }
 
 /// A row of a tensor in another format.
-fn convert(tensor: &HostTensor<'_>, name: &str, row: &[u8], format: WeightFormat) -> Result<Vec<u8>> {
+pub(super) fn convert(
+    tensor: &HostTensor<'_>,
+    name: &str,
+    row: &[u8],
+    format: WeightFormat,
+) -> Result<Vec<u8>> {
     if tensor.format == format {
         return Ok(row.to_vec());
     }

@@ -64,6 +64,21 @@ fn nibbles(x: &[f32], table: &[i8; 16], scale: f32) -> impl Iterator<Item = u8> 
     (0..16).map(move |j| nearest(x[j]) | nearest(x[j + 16]) << 4)
 }
 
+/// The scale for which the table's values are nearest to `x`: the largest value need not be one of
+/// the table's ends.
+fn fit(x: &[f32], table: &[i8; 16]) -> f32 {
+    let nearest = |v: f32, scale: f32| {
+        let off = table.iter().map(|t| (v - scale * f32::from(*t)).abs());
+        off.fold(f32::INFINITY, f32::min)
+    };
+    // The table is not symmetrical: the largest value may lie at either end.
+    let extreme = x.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+    let error = |scale: &f32| x.iter().map(|v| nearest(*v, *scale).powi(2)).sum::<f32>();
+    let candidates =
+        (0..10).flat_map(|i| [-127.0, 113.0].map(|end| extreme / end * (1.08 - 0.04 * i as f32)));
+    candidates.min_by(|a, b| error(a).total_cmp(&error(b))).unwrap_or(0.0)
+}
+
 fn largest(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |m, v| m.max(v.abs()))
 }
@@ -71,7 +86,7 @@ fn largest(x: &[f32]) -> f32 {
 pub fn encode_iq4_nl(values: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for x in values.chunks_exact(32) {
-        let d = half::f16::from_f32(largest(x) / 127.0);
+        let d = half::f16::from_f32(fit(x, &IQ4));
         bytes.extend(d.to_le_bytes());
         bytes.extend(nibbles(x, &IQ4, d.to_f32()));
     }
@@ -81,13 +96,14 @@ pub fn encode_iq4_nl(values: &[f32]) -> Vec<u8> {
 pub fn encode_iq4_xs(values: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for x in values.chunks_exact(256) {
-        let d = half::f16::from_f32(largest(x) / 127.0 / 31.0);
-        let step = |x: &[f32]| {
-            let exact = largest(x) / 127.0 / d.to_f32();
-            if exact.is_finite() { exact.round().clamp(0.0, 31.0) } else { 0.0 }
+        let wanted: Vec<f32> = x.chunks_exact(32).map(|x| fit(x, &IQ4)).collect();
+        let d = half::f16::from_f32(largest(&wanted) / 31.0);
+        let step = |scale: &f32| {
+            let exact = scale / d.to_f32();
+            if exact.is_finite() { exact.round().clamp(-32.0, 31.0) } else { 0.0 }
         };
-        let scales: Vec<f32> = x.chunks_exact(32).map(step).collect();
-        let stored: Vec<u8> = scales.iter().map(|s| *s as u8 + 32).collect();
+        let scales: Vec<f32> = wanted.iter().map(step).collect();
+        let stored: Vec<u8> = scales.iter().map(|s| (*s as i8 + 32) as u8).collect();
         let high = stored.iter().enumerate().fold(0u16, |bits, (i, s)| bits | u16::from(s >> 4) << (2 * i));
         bytes.extend(d.to_le_bytes());
         bytes.extend(high.to_le_bytes());

@@ -91,14 +91,14 @@ impl Cursor<'_> {
         }
         let kind = self.kind(what)?;
         let len = self.count(what, kind.min_bytes())?;
-        let array = Array { kind, len, at: self.at };
+        let at = self.at;
         match kind {
             Kind::String => (0..len).try_for_each(|_| self.string(what).map(drop))?,
             Kind::Array => (0..len).try_for_each(|_| self.skip_array(what, depth + 1).map(drop))?,
             // `count` has made sure that the product is no longer than the file.
             _ => self.take(len * kind.min_bytes(), what).map(drop)?,
         }
-        Ok(array)
+        Ok(Array { kind, len, at, end: self.at })
     }
 
     /// One description of the table of tensors. Its place stays relative to the first tensor's.

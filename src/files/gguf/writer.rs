@@ -1,0 +1,113 @@
+//! Writing GGUF: version 3, little endian, tensors aligned to 32 bytes.
+
+use std::io::{self, Write};
+
+use super::{DEFAULT_ALIGNMENT, Gguf, Kind, TYPE_NAMES, Value};
+use crate::dtype::WeightFormat;
+
+/// What a file will hold: metadata, then the names, shapes and formats of its tensors.
+#[derive(Debug, Default)]
+pub struct GgufWriter {
+    values: u64,
+    metadata: Vec<u8>,
+    tensors: Vec<(String, Vec<usize>, WeightFormat)>,
+}
+
+fn string(text: &str, out: &mut Vec<u8>) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+/// GGML's number of a format.
+fn number(format: WeightFormat) -> u32 {
+    let place = TYPE_NAMES.iter().position(|name| name.eq_ignore_ascii_case(format.name()));
+    place.unwrap_or_default() as u32
+}
+
+/// Bytes of a tensor.
+fn bytes(shape: &[usize], format: WeightFormat) -> u64 {
+    shape.iter().product::<usize>() as u64 / format.block_len() as u64 * format.block_bytes() as u64
+}
+
+impl GgufWriter {
+    fn entry(&mut self, key: &str, kind: Kind) {
+        self.values += 1;
+        string(key, &mut self.metadata);
+        let number = Kind::ALL.iter().position(|k| *k == kind).unwrap_or_default() as u32;
+        self.metadata.extend(number.to_le_bytes());
+    }
+
+    /// A metadata entry of an unsigned integer.
+    pub fn u32(&mut self, key: &str, value: u32) {
+        self.entry(key, Kind::U32);
+        self.metadata.extend(value.to_le_bytes());
+    }
+
+    /// The entry `key` of another file, if it has that.
+    pub fn copy(&mut self, from: &Gguf, key: &str) {
+        let Some(value) = from.get(key) else { return };
+        let mut scalar = |kind, bytes: &[u8]| {
+            self.entry(key, kind);
+            self.metadata.extend(bytes);
+        };
+        match value {
+            Value::U8(v) => scalar(Kind::U8, &v.to_le_bytes()),
+            Value::I8(v) => scalar(Kind::I8, &v.to_le_bytes()),
+            Value::U16(v) => scalar(Kind::U16, &v.to_le_bytes()),
+            Value::I16(v) => scalar(Kind::I16, &v.to_le_bytes()),
+            Value::U32(v) => scalar(Kind::U32, &v.to_le_bytes()),
+            Value::I32(v) => scalar(Kind::I32, &v.to_le_bytes()),
+            Value::U64(v) => scalar(Kind::U64, &v.to_le_bytes()),
+            Value::I64(v) => scalar(Kind::I64, &v.to_le_bytes()),
+            Value::F32(v) => scalar(Kind::F32, &v.to_le_bytes()),
+            Value::F64(v) => scalar(Kind::F64, &v.to_le_bytes()),
+            Value::Bool(v) => scalar(Kind::Bool, &[u8::from(*v)]),
+            Value::String(v) => {
+                self.entry(key, Kind::String);
+                string(v, &mut self.metadata);
+            }
+            Value::Array(array) => {
+                self.entry(key, Kind::Array);
+                // Type and length of an array come before its elements.
+                self.metadata.extend(&from.file.bytes()[array.at - 12..array.end]);
+            }
+        }
+    }
+
+    /// A tensor; `shape` has the outermost dimension first, as everywhere else here.
+    pub fn tensor(&mut self, name: &str, shape: &[usize], format: WeightFormat) {
+        self.tensors.push((name.to_string(), shape.to_vec(), format));
+    }
+
+    /// Writes everything; `data(i, out)` is to write all bytes of tensor `i`.
+    pub fn write<W: Write, E: From<io::Error>>(
+        &self,
+        out: &mut W,
+        mut data: impl FnMut(usize, &mut W) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut head = b"GGUF".to_vec();
+        head.extend(3u32.to_le_bytes());
+        head.extend((self.tensors.len() as u64).to_le_bytes());
+        head.extend(self.values.to_le_bytes());
+        head.extend(&self.metadata);
+        let mut offset = 0u64;
+        for (name, shape, format) in &self.tensors {
+            string(name, &mut head);
+            head.extend((shape.len() as u32).to_le_bytes());
+            for dim in shape.iter().rev() {
+                head.extend((*dim as u64).to_le_bytes());
+            }
+            head.extend(number(*format).to_le_bytes());
+            head.extend(offset.to_le_bytes());
+            offset += bytes(shape, *format).next_multiple_of(DEFAULT_ALIGNMENT);
+        }
+        let padding = |len: u64| vec![0; (len.next_multiple_of(DEFAULT_ALIGNMENT) - len) as usize];
+        head.extend(padding(head.len() as u64));
+        out.write_all(&head)?;
+        for (i, (_, shape, format)) in self.tensors.iter().enumerate() {
+            data(i, out)?;
+            out.write_all(&padding(bytes(shape, *format)))?;
+        }
+        Ok(())
+    }
+}
