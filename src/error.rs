@@ -99,7 +99,7 @@ pub enum Error {
         message: String,
     },
     /// Tensors are missing or have the wrong shape; all of them are listed.
-    #[error("{}: {} tensor(s) do not fit the configuration:\n  {}", path.display(), problems.len(), problems.join("\n  "))]
+    #[error("{}: {} tensor(s) can not be used:\n  {}", path.display(), problems.len(), problems.join("\n  "))]
     Tensors {
         /// The model.
         path: PathBuf,

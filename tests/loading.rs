@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use wgllama::caps::AdapterKind;
 use wgllama::graph::Batch;
 use wgllama::graph::reference::Reference;
+use wgllama::host::TensorSource;
 use wgllama::model::kv::bytes_per_token;
 use wgllama::{
     Context, ContextOptions, Error, Finish, KvFormat, LoadOptions, Model, ModelFiles, Phase, Sampling,
@@ -591,6 +592,27 @@ fn weights_are_quantised_while_they_are_loaded() {
     let options = LoadOptions { quantize: Some(WeightFormat::Q4_0), ..Default::default() };
     let error = Model::load(&gpu, plain.path(), &options);
     assert_error!(error, Tensors, "up_proj.weight", "expected finite weights", "NaN");
+}
+
+/// A scale that is no number is found before it reaches the device.
+#[test]
+fn scales_that_are_no_numbers_name_their_tensor() {
+    let (Some(shared), Some(gpu)) = (support::shared(), gpu()) else { return };
+    for (file, tensor, at) in [("Q4_K_M", "blk.0.ffn_up.weight", 2), ("Q8_0", "blk.0.attn_q.weight", 0)] {
+        let path = shared.join(format!("models/quants/tiny-{file}.gguf"));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let stored = {
+            let gguf = wgllama::files::Gguf::open(&path).unwrap();
+            let row = gguf.tensor(tensor).unwrap().bytes[..64].to_vec();
+            bytes.windows(64).position(|w| w == row).unwrap()
+        };
+        bytes[stored + at..][..2].copy_from_slice(&[0x00, 0x7c]);
+        let folder = tempfile::tempdir().unwrap();
+        let damaged = folder.path().join("damaged.gguf");
+        std::fs::write(&damaged, bytes).unwrap();
+        let error = Model::load(&gpu, &damaged, &LoadOptions::default());
+        assert_error!(error, Tensors, "damaged.gguf", tensor, "finite scales");
+    }
 }
 
 #[test]

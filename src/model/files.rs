@@ -135,7 +135,7 @@ impl ModelFiles {
         }
     }
 
-    fn stored_name(&self, name: &str) -> String {
+    pub(super) fn stored_name(&self, name: &str) -> String {
         match &self.container {
             Container::Folder(_) => name.to_string(),
             Container::Gguf(_) => names::gguf(name),

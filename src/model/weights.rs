@@ -56,6 +56,22 @@ fn layouts(files: &ModelFiles, quantize: Option<WeightFormat>, caps: &Caps) -> R
     files.graph().weights.iter().map(layout).collect()
 }
 
+/// Refuses a row whose weights would be no numbers.
+fn check(tensor: &HostTensor<'_>, files: &ModelFiles, name: &str, row: &[u8]) -> Result<()> {
+    match quant::bad_block(tensor.format, row) {
+        None => Ok(()),
+        Some(block) => Err(Error::Tensors {
+            path: files.path().to_path_buf(),
+            problems: vec![format!(
+                "{}: expected finite scales, found a block of {} (number {block} of its row) with one that is not; \
+                 the file is damaged",
+                files.stored_name(name),
+                tensor.format
+            )],
+        }),
+    }
+}
+
 /// A row of a tensor in another format.
 pub(super) fn convert(
     tensor: &HostTensor<'_>,
@@ -168,6 +184,9 @@ impl Loader<'_> {
                 }
                 None => (0, &[][..]),
             });
+            for (part, row) in rows.clone() {
+                check(&tensors[part], self.files, &spec.parts[part].tensor, row)?;
+            }
             if shard.parts.iter().all(|&part| tensors[part].format == planes.format) {
                 pack(planes, rows.map(|(_, row)| row), &mut quants, &mut scales);
             } else {

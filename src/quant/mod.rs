@@ -56,6 +56,27 @@ pub fn encode(format: WeightFormat, values: &[f32]) -> Vec<u8> {
     }
 }
 
+/// The first block of a row whose scale or minimum is not finite, if there is one: weights of it
+/// would be no numbers.
+pub fn bad_block(format: WeightFormat, row: &[u8]) -> Option<usize> {
+    use WeightFormat::{
+        BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K,
+    };
+    use WeightFormat::{Q6_K, Q8_0};
+    // Where a block has halves that scale it.
+    let halves: &[usize] = match format {
+        F32 | F16 | BF16 => return None,
+        MXFP4 => return row.chunks_exact(17).position(|b| b[0] == 255),
+        Q8_0 | Q4_0 | Q5_0 | IQ4_NL | IQ4_XS => &[0],
+        Q4_1 | Q5_1 | Q4_K | Q5_K => &[0, 2],
+        Q2_K => &[80, 82],
+        Q3_K => &[108],
+        Q6_K => &[208],
+    };
+    let finite = |b: &[u8], at: usize| b[at + 1] & 0x7c != 0x7c;
+    row.chunks_exact(format.block_bytes()).position(|b| halves.iter().any(|&at| !finite(b, at)))
+}
+
 /// The format for rows of `len` weights where `wanted` is wanted: one with smaller blocks and about
 /// as many bits, as files in the field have it, where they are no whole blocks of that.
 pub fn fitting(wanted: WeightFormat, len: usize) -> WeightFormat {
@@ -151,6 +172,26 @@ mod tests {
             let mut zeros = vec![1.0; 512];
             decode(format, &encode(format, &[0.0; 512]), &mut zeros);
             assert!(zeros.iter().all(|v| *v == 0.0), "{format}");
+        }
+    }
+
+    #[test]
+    fn scales_that_are_no_numbers_are_found() {
+        for format in WeightFormat::ALL.into_iter().filter(|f| f.block_len() > 1) {
+            let good = encode(format, &values(512));
+            assert_eq!(bad_block(format, &good), None, "{format}");
+            let (size, last) = (format.block_bytes(), 512 / format.block_len() - 1);
+            let found = (0..size).filter(|&at| {
+                let mut bytes = good.clone();
+                bytes[last * size + at] = 0xff;
+                let mut decoded = vec![0.0; 512];
+                decode(format, &bytes, &mut decoded);
+                // Just what makes a weight of the block infinite or no number.
+                let bad = decoded.iter().any(|w| !w.is_finite());
+                assert!(!bad || bad_block(format, &bytes) == Some(last), "{format}: byte {at}");
+                bad || bad_block(format, &bytes) == Some(last)
+            });
+            assert!((1..=2).contains(&found.count()), "{format}");
         }
     }
 
