@@ -16,6 +16,10 @@ pub enum WeightFormat {
     F16,
     /// bfloat16: the upper half of an f32.
     BF16,
+    /// Eight bits: sign, four of exponent, three of mantissa, no infinity (OCP E4M3).
+    F8_E4M3,
+    /// Eight bits: the upper half of an f16 (OCP E5M2).
+    F8_E5M2,
     /// 32 weights: f16 scale d, 32 signed bytes q; w = d q.
     Q8_0,
     /// 32 weights: f16 scale d, 16 bytes of nibbles q; w = d (q - 8).
@@ -46,10 +50,12 @@ pub enum WeightFormat {
 
 impl WeightFormat {
     /// All formats, for enumeration in tests and tables.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::F32,
         Self::F16,
         Self::BF16,
+        Self::F8_E4M3,
+        Self::F8_E5M2,
         Self::Q8_0,
         Self::Q4_0,
         Self::Q4_1,
@@ -68,7 +74,7 @@ impl WeightFormat {
     /// Weights in one block; a row is a whole number of blocks.
     pub const fn block_len(self) -> usize {
         match self {
-            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::F32 | Self::F16 | Self::BF16 | Self::F8_E4M3 | Self::F8_E5M2 => 1,
             Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::IQ4_NL | Self::MXFP4 => 32,
             Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 256,
         }
@@ -79,6 +85,7 @@ impl WeightFormat {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
+            Self::F8_E4M3 | Self::F8_E5M2 => 1,
             Self::Q8_0 => 34,
             Self::Q4_0 => 18,
             Self::Q4_1 => 20,
@@ -101,6 +108,8 @@ impl WeightFormat {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::BF16 => "bf16",
+            Self::F8_E4M3 => "f8_e4m3",
+            Self::F8_E5M2 => "f8_e5m2",
             Self::Q8_0 => "q8_0",
             Self::Q4_0 => "q4_0",
             Self::Q4_1 => "q4_1",

@@ -218,15 +218,18 @@ fn family(path: &Path, gpu: &wgllama::Context) {
     assert_eq!(greedy, golden.ids("greedy"), "{}", path.display());
 }
 
+/// Files of one tiny Llama, some of them mixtures of formats.
+const TINY_FORMATS: [&str; 15] = [
+    "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M",
+    "Q6_K", "IQ4_NL", "IQ4_XS",
+];
+
 #[test]
 fn formats_of_a_tiny_llama_equal_the_golden() {
     let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
     let golden = Golden::open(&shared.join("models/quants/golden.safetensors"));
     let ids = golden.ids("input_ids");
-    for format in [
-        "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M",
-        "Q6_K", "IQ4_NL", "IQ4_XS",
-    ] {
+    for format in TINY_FORMATS {
         let path = shared.join(format!("models/quants/tiny-{format}.gguf"));
         let model = match Model::load(&gpu, &path, &Default::default()) {
             Ok(model) => model,
@@ -321,6 +324,21 @@ fn print_measured_errors() {
                 let rms = (squares.sum::<f64>() / expected.len() as f64).sqrt();
                 println!("| {name} | {kv} | {prompt} ({}) | {max:.1e} | {rms:.1e} |", ids.len());
             }
+        }
+    }
+    let golden = Golden::open(&shared.join("models/quants/golden.safetensors"));
+    let ids = golden.ids("input_ids");
+    for format in TINY_FORMATS {
+        let model = load(&gpu, &shared.join(format!("models/quants/tiny-{format}.gguf")));
+        let expected = golden.floats(&format!("logits.{format}"));
+        for kv in KvFormat::ALL {
+            let found = session(&model, kv, 128, 64).divergence(&ids, &expected).unwrap();
+            println!(
+                "| {format} | {kv} | {:.1e} | {:.1e} | {:.1e} |",
+                found.largest,
+                found.rms(),
+                found.mean()
+            );
         }
     }
 }

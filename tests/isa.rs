@@ -212,6 +212,13 @@ fn special_instructions_appear_where_they_are_asked_for() {
     });
 }
 
+/// Formats that no instruction decodes: a table of sixteen bytes, or a float put together from its parts. The
+/// compiler keeps a loop over quads.
+fn is_looked_up(format: WeightFormat) -> bool {
+    use WeightFormat::{F8_E4M3, IQ4_NL, IQ4_XS, MXFP4};
+    matches!(format, F8_E4M3 | IQ4_NL | IQ4_XS | MXFP4)
+}
+
 /// Vector operations that a mat-vec for one token may spend on a weight. For f32, which has nothing to decode,
 /// half an operation is for the norm and the addresses. With products of four bytes a norm shows: its squares and
 /// gains alone are a quarter of an operation, and Q4_0 misses 1.5 by less than that.
@@ -223,10 +230,10 @@ fn limit(variant: &Variant) -> Option<f64> {
         WeightFormat::F32 => 1.5,
         WeightFormat::F16 => 1.75,
         WeightFormat::BF16 => 2.5,
+        WeightFormat::F8_E5M2 => 4.0,
         WeightFormat::Q8_0 => 2.75,
         WeightFormat::Q4_0 | WeightFormat::Q4_1 => 3.0,
-        // A table of sixteen bytes has no instruction, and the compiler keeps a loop over quads.
-        WeightFormat::IQ4_NL | WeightFormat::IQ4_XS | WeightFormat::MXFP4 => return None,
+        other if is_looked_up(other) => return None,
         _ => 4.5,
     };
     one.then_some(limit)
@@ -254,7 +261,7 @@ fn columns_of_a_mat_vec_share_what_a_weight_costs() {
         };
         // Quants in several planes, and scales that are products.
         let decoding = match format(&read.variant)? {
-            WeightFormat::IQ4_NL | WeightFormat::IQ4_XS | WeightFormat::MXFP4 => return None,
+            other if is_looked_up(other) => return None,
             other if other.block_len() > 32 || other == WeightFormat::Q5_0 || other == WeightFormat::Q5_1 => {
                 1.5
             }

@@ -594,6 +594,36 @@ fn weights_are_quantised_while_they_are_loaded() {
     assert_error!(error, Tensors, "up_proj.weight", "expected finite weights", "NaN");
 }
 
+/// Floats of eight bits are what they stand for; scales in tensors of their own are not ignored.
+#[test]
+fn weights_of_eight_bits() {
+    let Some(gpu) = gpu() else { return };
+    for (dtype, format) in [(Dtype::F8_E4M3, WeightFormat::F8_E4M3), (Dtype::F8_E5M2, WeightFormat::F8_E5M2)]
+    {
+        let (eight, plain) = (tiny(), tiny());
+        let mut tensors = read_tensors(eight.path());
+        let mut decoded = read_tensors(plain.path());
+        for (tensor, plain) in tensors.iter_mut().zip(&mut decoded).filter(|(t, _)| t.shape.len() == 2) {
+            let mut values: Vec<f32> = bytemuck::pod_collect_to_vec(&tensor.bytes);
+            tensor.bytes = quant::encode(format, &values);
+            tensor.dtype = dtype;
+            quant::decode(format, &tensor.bytes, &mut values);
+            plain.bytes = bytemuck::cast_slice(&values).to_vec();
+        }
+        write_tensors(&eight.path().join("model.safetensors"), &tensors);
+        write_tensors(&plain.path().join("model.safetensors"), &decoded);
+        let [found, expected] = [&eight, &plain].map(|folder| {
+            session(&load(&gpu, folder.path()), KvFormat::F32, 64, 64).prefill_all(&IDS).unwrap()
+        });
+        support::assert_close(format.name(), &found, &expected, 1e-4);
+
+        let name = "model.layers.0.mlp.up_proj.weight_scale";
+        tensors.push(Stored { name: name.into(), dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] });
+        write_tensors(&eight.path().join("model.safetensors"), &tensors);
+        assert_error!(open(&eight), UnsupportedFormat, "up_proj.weight", "weight_scale");
+    }
+}
+
 /// A scale that is no number is found before it reaches the device.
 #[test]
 fn scales_that_are_no_numbers_name_their_tensor() {

@@ -108,16 +108,18 @@ fn divergence(args: &Args, files: &ModelFiles, path: &Path) -> Outcome {
             "kl": found.mean(),
             "agreement": found.agreement(),
             "largest": found.largest,
+            "rms": found.rms(),
             "positions": found.positions,
         });
         writeln!(out, "{object}")?;
     } else {
         writeln!(
             out,
-            "mean KL divergence {:.3e}, the likeliest token agrees at {:.2} %, logits off by at most {:.3e}, {} positions",
+            "mean KL divergence {:.3e}, the likeliest token agrees at {:.2} %, logits off by at most {:.3e} (rms {:.3e}), {} positions",
             found.mean(),
             100.0 * found.agreement(),
             found.largest,
+            found.rms(),
             found.positions
         )?;
     }

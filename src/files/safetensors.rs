@@ -99,7 +99,7 @@ impl SafetensorsFolder {
         weight_format(entry.dtype).is_none().then(|| Error::UnsupportedFormat {
             name: name.into(),
             format: entry.dtype.to_string(),
-            supported: "F32, F16, BF16".into(),
+            supported: "F32, F16, BF16, F8_E4M3, F8_E5M2".into(),
         })
     }
 
@@ -160,6 +160,8 @@ fn weight_format(dtype: Dtype) -> Option<WeightFormat> {
         Dtype::F32 => Some(WeightFormat::F32),
         Dtype::F16 => Some(WeightFormat::F16),
         Dtype::BF16 => Some(WeightFormat::BF16),
+        Dtype::F8_E4M3 => Some(WeightFormat::F8_E4M3),
+        Dtype::F8_E5M2 => Some(WeightFormat::F8_E5M2),
         _ => None,
     }
 }

@@ -118,12 +118,19 @@ pub struct Divergence {
     pub agreed: usize,
     /// Largest difference of two logits.
     pub largest: f32,
+    /// Sum of the squares of all differences, and how many there are.
+    squares: (f64, usize),
 }
 
 impl Divergence {
     /// The mean divergence of a position.
     pub fn mean(&self) -> f64 {
         self.kl / self.positions as f64
+    }
+
+    /// Root of the mean square of the differences of logits.
+    pub fn rms(&self) -> f64 {
+        (self.squares.0 / self.squares.1 as f64).sqrt()
     }
 
     /// The share of positions at which the likeliest token is the same.
@@ -142,6 +149,9 @@ impl Divergence {
         self.agreed += usize::from(likeliest(found) == likeliest(reference));
         let off = found.iter().zip(reference).map(|(f, r)| (f - r).abs()).fold(0.0, f32::max);
         self.largest = self.largest.max(off);
+        let squares = found.iter().zip(reference).map(|(f, r)| f64::from(f - r).powi(2));
+        self.squares.0 += squares.sum::<f64>();
+        self.squares.1 += found.len();
     }
 }
 
@@ -282,6 +292,7 @@ mod tests {
         let mut same = Divergence::default();
         same.add(&[1.0, 2.0, 0.5], &[3.0, 4.0, 2.5]);
         assert!(same.mean().abs() < 1e-12 && same.agreement() == 1.0 && same.largest == 2.0);
+        assert_eq!(same.rms(), 2.0);
         let mut other = Divergence::default();
         other.add(&[0.0, 0.0], &[0.0, 3f32.ln()]);
         // 1/4 ln(1/2) + 3/4 ln(3/2)

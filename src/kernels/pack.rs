@@ -47,7 +47,7 @@ const fn group_bytes(format: WeightFormat) -> usize {
     match format {
         WeightFormat::F32 => 128,
         WeightFormat::F16 | WeightFormat::BF16 => 64,
-        WeightFormat::Q8_0 => 32,
+        WeightFormat::Q8_0 | WeightFormat::F8_E4M3 | WeightFormat::F8_E5M2 => 32,
         WeightFormat::Q2_K | WeightFormat::Q3_K => 8,
         WeightFormat::Q4_0
         | WeightFormat::Q4_1
@@ -65,7 +65,11 @@ const fn group_bytes(format: WeightFormat) -> usize {
 /// How many groups of a row have their scales together, and the bytes of those.
 const fn scale_unit(format: WeightFormat) -> (usize, usize) {
     match format {
-        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => (1, 0),
+        WeightFormat::F32
+        | WeightFormat::F16
+        | WeightFormat::BF16
+        | WeightFormat::F8_E4M3
+        | WeightFormat::F8_E5M2 => (1, 0),
         WeightFormat::MXFP4 => (1, 1),
         WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::IQ4_NL => (1, 2),
         WeightFormat::Q4_1 => (1, 4),
@@ -176,7 +180,11 @@ fn pack_row(planes: &Planes, row: &[u8], quants: &mut Vec<u8>, scales: &mut Vec<
     let format = planes.format;
     let blocks = row.chunks_exact(format.block_bytes());
     match format {
-        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => quants.extend_from_slice(row),
+        WeightFormat::F32
+        | WeightFormat::F16
+        | WeightFormat::BF16
+        | WeightFormat::F8_E4M3
+        | WeightFormat::F8_E5M2 => quants.extend_from_slice(row),
         WeightFormat::Q8_0 => {
             for b in blocks {
                 scales.extend_from_slice(&b[..2]);

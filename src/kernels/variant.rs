@@ -97,6 +97,8 @@ impl Part {
             Self::Weight(WeightFormat::F32) => part!("weight_f32"),
             Self::Weight(WeightFormat::F16) => part!("weight_f16"),
             Self::Weight(WeightFormat::BF16) => part!("weight_bf16"),
+            Self::Weight(WeightFormat::F8_E4M3) => part!("weight_f8_e4m3"),
+            Self::Weight(WeightFormat::F8_E5M2) => part!("weight_f8_e5m2"),
             Self::Weight(WeightFormat::Q8_0) => part!("weight_q8_0"),
             Self::Weight(WeightFormat::Q4_0) => part!("weight_q4_0"),
             Self::Weight(WeightFormat::Q4_1) => part!("weight_q4_1"),

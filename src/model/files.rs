@@ -135,6 +135,20 @@ impl ModelFiles {
         }
     }
 
+    /// Floats of eight bits may come with scales in tensors of their own, which nothing here reads.
+    fn check_unscaled(&self, name: &str, tensor: &HostTensor<'_>) -> Result<()> {
+        let eight = matches!(tensor.format, WeightFormat::F8_E4M3 | WeightFormat::F8_E5M2);
+        let scale = ["_scale", "_scale_inv"].map(|end| format!("{name}{end}"));
+        match scale.iter().find(|scale| eight && self.source().names().contains(&scale.as_str())) {
+            None => Ok(()),
+            Some(scale) => Err(Error::UnsupportedFormat {
+                name: name.to_string(),
+                format: format!("{} with scales in '{scale}'", tensor.format),
+                supported: format!("{} without, {}", tensor.format, WeightFormat::supported()),
+            }),
+        }
+    }
+
     pub(super) fn stored_name(&self, name: &str) -> String {
         match &self.container {
             Container::Folder(_) => name.to_string(),
@@ -151,7 +165,7 @@ impl ModelFiles {
         for (part, expected) in matrices.chain(vectors) {
             let stored = self.stored_name(&part.tensor);
             match self.source().tensor(&stored) {
-                Some(tensor) if tensor.shape == expected => {}
+                Some(tensor) if tensor.shape == expected => self.check_unscaled(&stored, &tensor)?,
                 Some(tensor) => {
                     problems.push(format!("{stored}: expected shape {expected:?}, found {:?}", tensor.shape));
                 }

@@ -33,7 +33,8 @@ const CHUNK: usize = 4 << 20;
 /// llama.cpp's number for files that hold mostly `format`.
 fn file_type(format: WeightFormat) -> u32 {
     match format {
-        WeightFormat::F32 => 0,
+        // GGML has no floats of eight bits; nobody reads a file of them.
+        WeightFormat::F8_E4M3 | WeightFormat::F8_E5M2 | WeightFormat::F32 => 0,
         WeightFormat::F16 => 1,
         WeightFormat::Q4_0 => 2,
         WeightFormat::Q4_1 => 3,

@@ -18,6 +18,8 @@ pub fn decode(format: WeightFormat, bytes: &[u8], out: &mut [f32]) {
         WeightFormat::F32 => floats::decode_f32(bytes, out),
         WeightFormat::F16 => floats::decode_f16(bytes, out),
         WeightFormat::BF16 => floats::decode_bf16(bytes, out),
+        WeightFormat::F8_E4M3 => floats::decode_f8_e4m3(bytes, out),
+        WeightFormat::F8_E5M2 => floats::decode_f8_e5m2(bytes, out),
         WeightFormat::Q8_0 => q8_0::decode(bytes, out),
         WeightFormat::Q4_0 => q4_0::decode(bytes, out),
         WeightFormat::Q4_1 => q4_1::decode(bytes, out),
@@ -40,6 +42,8 @@ pub fn encode(format: WeightFormat, values: &[f32]) -> Vec<u8> {
         WeightFormat::F32 => floats::encode_f32(values),
         WeightFormat::F16 => floats::encode_f16(values),
         WeightFormat::BF16 => floats::encode_bf16(values),
+        WeightFormat::F8_E4M3 => floats::encode_f8_e4m3(values),
+        WeightFormat::F8_E5M2 => floats::encode_f8_e5m2(values),
         WeightFormat::Q8_0 => q8_0::encode(values),
         WeightFormat::Q4_0 => q4_0::encode(values),
         WeightFormat::Q4_1 => q4_1::encode(values),
@@ -62,10 +66,10 @@ pub fn bad_block(format: WeightFormat, row: &[u8]) -> Option<usize> {
     use WeightFormat::{
         BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K,
     };
-    use WeightFormat::{Q6_K, Q8_0};
+    use WeightFormat::{F8_E4M3, F8_E5M2, Q6_K, Q8_0};
     // Where a block has halves that scale it.
     let halves: &[usize] = match format {
-        F32 | F16 | BF16 => return None,
+        F32 | F16 | BF16 | F8_E4M3 | F8_E5M2 => return None,
         MXFP4 => return row.chunks_exact(17).position(|b| b[0] == 255),
         Q8_0 | Q4_0 | Q5_0 | IQ4_NL | IQ4_XS => &[0],
         Q4_1 | Q5_1 | Q4_K | Q5_K => &[0, 2],
@@ -122,8 +126,8 @@ mod tests {
 
     #[test]
     fn a_round_trip_stays_within_half_a_step() {
-        use WeightFormat::{BF16, F16, F32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
-        for format in [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1] {
+        use WeightFormat::{BF16, F8_E4M3, F8_E5M2, F16, F32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+        for format in [F32, F16, BF16, F8_E4M3, F8_E5M2, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1] {
             let x = values(256);
             let bytes = encode(format, &x);
             assert_eq!(Some(bytes.len()), row_bytes(format, x.len()), "{format}");
@@ -135,6 +139,8 @@ mod tests {
                     WeightFormat::F32 => 0.0,
                     WeightFormat::F16 => max / 1024.0,
                     WeightFormat::BF16 => max / 128.0,
+                    WeightFormat::F8_E4M3 => max / 8.0,
+                    WeightFormat::F8_E5M2 => max / 4.0,
                     WeightFormat::Q8_0 => max / 127.0,
                     WeightFormat::Q4_0 => max / 4.0,
                     WeightFormat::Q4_1 => max / 7.0,
@@ -143,6 +149,37 @@ mod tests {
                 };
                 for (u, v) in a.iter().zip(b) {
                     assert!((u - v).abs() <= step * 0.51, "{format} block {block}: {u} became {v}");
+                }
+            }
+        }
+    }
+
+    /// Values of the definitions (OCP 8-bit Floating Point Specification 1.0).
+    #[test]
+    fn bytes_are_the_floats_that_they_stand_for() {
+        let cases = [
+            (WeightFormat::F8_E4M3, 0x7e, 448.0),
+            (WeightFormat::F8_E4M3, 0x08, 0.015625),
+            (WeightFormat::F8_E4M3, 0x87, -0.013671875),
+            (WeightFormat::F8_E4M3, 0x01, 0.001953125),
+            (WeightFormat::F8_E5M2, 0x7b, 57344.0),
+            (WeightFormat::F8_E5M2, 0xbc, -1.0),
+            (WeightFormat::F8_E5M2, 0x01, 1.52587890625e-5),
+        ];
+        for (format, byte, value) in cases {
+            let mut found = [0.0];
+            decode(format, &[byte], &mut found);
+            assert_eq!((found[0], encode(format, &[value])), (value, vec![byte]), "{format} {byte:#x}");
+        }
+        for format in [WeightFormat::F8_E4M3, WeightFormat::F8_E5M2] {
+            // Too large is the largest, and every number comes back.
+            let largest = encode(format, &[1e9, -1e9]);
+            for byte in 0..=255u8 {
+                let mut value = [0.0];
+                decode(format, &[byte], &mut value);
+                if value[0].is_finite() && byte != 0x80 {
+                    assert_eq!(encode(format, &value), [byte], "{format} {byte:#x}");
+                    assert!(byte & 0x7f <= largest[0] && largest[1] == largest[0] | 0x80);
                 }
             }
         }

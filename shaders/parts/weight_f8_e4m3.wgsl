@@ -1,0 +1,29 @@
+// Weights in F8_E4M3: bytes, two vectors to a group of 32 weights: sign, four bits of exponent, three of
+// mantissa, no infinity. They have no scale.
+const HAS_SCALE = false;
+const HAS_MIN = false;
+const HALVES = false;
+
+struct Block {
+    low: vec4<u32>,
+    high: vec4<u32>,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block { return Block(w[g * 2u], w[g * 2u + 1u]); }
+
+// Weights 4 i .. 4 i + 3 of the group.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    let n = (vec4<u32>(select(b.high, b.low, i < 4u)[i % 4u]) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(0xffu);
+    let exponent = (n >> vec4<u32>(3u)) & vec4<u32>(15u);
+    // The mantissa as a whole number, so that no value on the way is subnormal.
+    let whole = (n & vec4<u32>(7u)) | select(vec4<u32>(0u), vec4<u32>(8u), exponent > vec4<u32>(0u));
+    let scale = bitcast<vec4<f32>>(((n & vec4<u32>(0x80u)) << vec4<u32>(24u))
+        | ((max(exponent, vec4<u32>(1u)) + 117u) << vec4<u32>(23u)));
+    return vec4<f32>(whole) * scale;
+}
+
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
+
+// The sum of w x, from those of q x and of x over the group.
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return qx.x; }

@@ -1,0 +1,26 @@
+// Weights in F8_E5M2: bytes, two vectors to a group of 32 weights: the upper half of an f16. They have no
+// scale.
+const HAS_SCALE = false;
+const HAS_MIN = false;
+const HALVES = false;
+
+struct Block {
+    low: vec4<u32>,
+    high: vec4<u32>,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block { return Block(w[g * 2u], w[g * 2u + 1u]); }
+
+// Weights 4 i .. 4 i + 3 of the group.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    let n = select(b.high, b.low, i < 4u)[i % 4u];
+    let low = unpack2x16float(((n & 0xffu) << 8u) | ((n & 0xff00u) << 16u));
+    let high = unpack2x16float(((n >> 8u) & 0xff00u) | (n & 0xff000000u));
+    return vec4<f32>(low, high);
+}
+
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
+
+// The sum of w x, from those of q x and of x over the group.
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return qx.x; }
