@@ -164,7 +164,7 @@ mod tests {
             (WeightFormat::F8_E4M3, 0x01, 0.001953125),
             (WeightFormat::F8_E5M2, 0x7b, 57344.0),
             (WeightFormat::F8_E5M2, 0xbc, -1.0),
-            (WeightFormat::F8_E5M2, 0x01, 1.52587890625e-5),
+            (WeightFormat::F8_E5M2, 0x01, 2f32.powi(-16)),
         ];
         for (format, byte, value) in cases {
             let mut found = [0.0];
