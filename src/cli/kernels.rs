@@ -77,7 +77,8 @@ fn plans(args: &Args, caps: &Caps) -> Result<Vec<(String, Plan)>> {
         (None, Some(text)) => {
             let (config, format) = synthetic(text)?;
             let graph = (architecture(&config.model_type)?.graph)(&config)?;
-            let layouts = layouts(&graph, caps, |w| Ok(vec![format; w.parts.len()]))?;
+            let layouts =
+                layouts(&graph, caps, |w| Ok(vec![wgllama::quant::fitting(format, w.cols); w.parts.len()]))?;
             (config, graph, layouts)
         }
         (None, None) => return Ok(Vec::new()),

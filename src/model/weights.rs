@@ -1,6 +1,8 @@
 //! Weights on the device: streamed from the memory map, repacked row by row, a few megabytes
 //! at a time.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 
 use rand_chacha::ChaCha8Rng;
@@ -118,23 +120,24 @@ impl Weights {
         Ok(Self { layouts, matrices, vectors })
     }
 
-    /// Random weights in `format` for `graph`, made on the device: for measuring speed without
+    /// Random weights in `format`, or one that fits their rows, for `graph`, made on the device: for measuring speed without
     /// any file. Matrices repeat a few megabytes of them; norms are one.
     pub fn random(context: &Context, graph: &Graph, format: WeightFormat) -> Result<Self> {
-        let mut layouts = Vec::new();
-        for spec in &graph.weights {
-            if quant::row_bytes(format, spec.cols).is_none() {
-                let message = format!("rows of {} values are no whole blocks of {format}", spec.cols);
-                return Err(Error::shape(&spec.name, message));
-            }
-            layouts.push(WeightLayout::new(spec, &vec![format; spec.parts.len()], context.caps())?);
-        }
-        let (quants, scales) = patterns(context, format)?;
-        let shard = |name: &str, shard: &Shard| {
+        let layout = |spec: &WeightSpec| {
+            let format = quant::fitting(format, spec.cols);
+            WeightLayout::new(spec, &vec![format; spec.parts.len()], context.caps())
+        };
+        let layouts = graph.weights.iter().map(layout).collect::<Result<Vec<_>>>()?;
+        let mut made = HashMap::new();
+        let mut shard = |name: &str, shard: &Shard| {
             let planes = &shard.planes;
+            let (quants, scales) = match made.entry(planes.format) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(patterns(context, planes.format)?),
+            };
             let buffer = context.buffer(name, planes.bytes() as u64, HELP)?;
-            context.repeat(&buffer, 0, planes.quant_bytes as u64, &quants);
-            context.repeat(&buffer, planes.scale_at as u64, planes.scale_bytes as u64, &scales);
+            context.repeat(&buffer, 0, planes.quant_bytes as u64, quants);
+            context.repeat(&buffer, planes.scale_at as u64, planes.scale_bytes as u64, scales);
             Ok(on_device(planes, buffer))
         };
         let matrices = layouts
