@@ -215,8 +215,8 @@ fn special_instructions_appear_where_they_are_asked_for() {
 /// Formats that no instruction decodes: a table of sixteen bytes, or a float put together from its parts. The
 /// compiler keeps a loop over quads.
 fn is_looked_up(format: WeightFormat) -> bool {
-    use WeightFormat::{F8_E4M3, IQ4_NL, IQ4_XS, MXFP4};
-    matches!(format, F8_E4M3 | IQ4_NL | IQ4_XS | MXFP4)
+    use WeightFormat::{F8_E4M3, IQ4_NL, IQ4_XS};
+    matches!(format, F8_E4M3 | IQ4_NL | IQ4_XS)
 }
 
 /// Vector operations that a mat-vec for one token may spend on a weight. For f32, which has nothing to decode,
@@ -234,6 +234,8 @@ fn limit(variant: &Variant) -> Option<f64> {
         WeightFormat::Q8_0 => 2.75,
         WeightFormat::Q4_0 | WeightFormat::Q4_1 => 3.0,
         other if is_looked_up(other) => return None,
+        // Four-bit floats become bytes in fifteen steps, four at a time.
+        WeightFormat::MXFP4 => 7.25,
         _ => 4.5,
     };
     one.then_some(limit)
@@ -262,6 +264,7 @@ fn columns_of_a_mat_vec_share_what_a_weight_costs() {
         // Quants in several planes, and scales that are products.
         let decoding = match format(&read.variant)? {
             other if is_looked_up(other) => return None,
+            WeightFormat::MXFP4 => 4.0,
             other if other.block_len() > 32 || other == WeightFormat::Q5_0 || other == WeightFormat::Q5_1 => {
                 1.5
             }

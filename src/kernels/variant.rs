@@ -179,8 +179,8 @@ impl Part {
 
     /// A part that it calls, which is linked with it.
     pub fn needs(self) -> Option<Self> {
-        use WeightFormat::{IQ4_NL, IQ4_XS, MXFP4};
-        matches!(self, Self::Weight(IQ4_NL | IQ4_XS | MXFP4)).then_some(Self::Codebook)
+        use WeightFormat::{IQ4_NL, IQ4_XS};
+        matches!(self, Self::Weight(IQ4_NL | IQ4_XS)).then_some(Self::Codebook)
     }
 
     /// Whether the part uses subgroup operations.
