@@ -1104,6 +1104,9 @@ fn quantising_keeps_what_it_must() {
         assert_eq!(file.tensor(name), from.tensor(name));
     }
     assert_eq!((file.u64("some.key").unwrap(), file.u64("general.file_type").unwrap()), (7, 14));
+    let numbers = writer().tensor("positions", &[8], 26, 32).open().unwrap();
+    let lost = to(WeightFormat::Q8_0).write(&numbers, &mut Vec::new(), Path::new("out.gguf"), |_, _| ());
+    assert_error!(lost, UnsupportedFormat, "positions", "I32");
     let again = to(WeightFormat::Q8_0).write(&file, &mut Vec::new(), Path::new("out.gguf"), |_, _| ());
     assert_error!(again, InvalidOption, "token_embd.weight", "q6_k", "--requantize");
     let again = quantised(&file, wgllama::model::Quantize { requantize: true, ..to(WeightFormat::Q8_0) });

@@ -360,6 +360,11 @@ impl Gguf {
         storage.format.is_none().then(|| unsupported(name, storage.name.into()))
     }
 
+    /// Names of the tensors that hold no weights and are left out.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter(|e| e.storage.format.is_none()).map(|e| e.name.as_str())
+    }
+
     /// An [`Error::Config`] about `key`, for checks that are the caller's.
     pub fn error(&self, key: &str, message: impl Into<String>) -> Error {
         Error::Config { path: self.path().into(), key: key.into(), message: message.into() }

@@ -83,7 +83,7 @@ impl Quantize {
     }
 
     /// Writes `from` with other formats to `out`, which errors call `path`. `progress` hears the
-    /// tensors done and all.
+    /// tensors done and all. A file with tensors of whole numbers is refused: they would be lost.
     pub fn write(
         &self,
         from: &Gguf,
@@ -93,6 +93,9 @@ impl Quantize {
     ) -> Result<()> {
         let tensors: Vec<(&str, HostTensor<'_>)> =
             from.names().into_iter().filter_map(|name| Some((name, from.tensor(name)?))).collect();
+        if let Some(problem) = from.left_out().find_map(|name| from.format_problem(name)) {
+            return Err(problem);
+        }
         let tied = from.tensor(OUTPUT).is_none();
         let mut writer = GgufWriter::default();
         // A fixed number of its own describes the new file.
