@@ -7,6 +7,7 @@ use wgllama::gpu::{Buffers, Executable, StepTables};
 use wgllama::graph::{Batch, Graph, Heads, Part as Tensor, Rope, RowOrder, VectorSpec, WeightSpec};
 use wgllama::kernels::gemm::{self, Tile};
 use wgllama::kernels::gemv::{self, Gemv};
+use wgllama::kernels::gemv_int8;
 use wgllama::kernels::pack::Order;
 use wgllama::kernels::tuning::GemvShape;
 use wgllama::kernels::{Dispatch, Part, probe_copy, probe_fma};
@@ -54,6 +55,14 @@ pub const SHAPES: [Shape; 6] = [
 pub enum Split {
     Gemv(GemvShape),
     Gemm(Tile),
+    /// Activations of bytes, where [`multiplies_bytes`].
+    Int8,
+}
+
+/// Whether the adapter has a mat-vec of bytes for a format.
+pub fn multiplies_bytes(context: &Context, format: WeightFormat) -> bool {
+    let variants = (gemv_int8::GEMV_INT8.variants)(context.caps());
+    variants.iter().any(|v| v.parts().any(|p| p == Part::Weight(format)))
 }
 
 /// `lane/rows/columns/invocations`, and `/uniform`.
@@ -193,7 +202,7 @@ impl Case {
                     stride: shard.stride,
                     out: gemv::Out::Store,
                     norm: None,
-                    activations: Activations::F32,
+                    activations: Activations::Int8,
                     bias: false,
                     batch: Rows::Tokens,
                     max_batch: tokens,
@@ -201,6 +210,7 @@ impl Case {
                 launch.dispatch = match split {
                     Split::Gemv(shape) => gemv::dispatch(&problem, shape, context.caps()),
                     Split::Gemm(tile) => gemm::dispatch(&problem, tile, 1),
+                    Split::Int8 => gemv_int8::select(&problem, context.caps()).expect("bytes"),
                 };
                 let bindings = launch.dispatch.variant.kernel().bindings.len();
                 let unused = launch.bindings[0];

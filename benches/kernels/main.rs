@@ -63,7 +63,7 @@ fn rows(bench: &mut Bench<'_>) {
     let chunk = if cpu { 32 } else { 512 };
     let shapes = SHAPES.iter().filter(|s| !cpu || s.rows < 100_000);
     for shape in shapes {
-        for format in FORMATS {
+        for format in FORMATS.into_iter().filter(|f| shape.cols.is_multiple_of(f.block_len())) {
             let name = |what: String| format!("{format}/{shape}/{what}");
             for tokens in [1, 8] {
                 bench.row("gemv", &name(format!("{tokens}")), |c| {
@@ -79,6 +79,11 @@ fn rows(bench: &mut Bench<'_>) {
                 let split = GemvShape { lane, rows: 4, cols: 1, wg, uniform: false };
                 bench.row("gemv", &name(format!("1/{}", cases::text(split))), |c| {
                     Case::product(c, *shape, format, 1, Some(cases::Split::Gemv(split)))
+                });
+            }
+            if cases::multiplies_bytes(bench.context, format) {
+                bench.row("gemv", &name("1/int8".to_string()), |c| {
+                    Case::product(c, *shape, format, 1, Some(cases::Split::Int8))
                 });
             }
             bench.row("gemm", &name(format!("{chunk}")), |c| Case::product(c, *shape, format, chunk, None));
@@ -138,7 +143,7 @@ fn ab(context: &Context, options: &[String]) -> Result<(), String> {
     let filter = options.get(2).map_or("", String::as_str);
     println!("time of {} over that of {} (and over its own)", cases::text(b), cases::text(a));
     for shape in SHAPES {
-        for format in FORMATS {
+        for format in FORMATS.into_iter().filter(|f| shape.cols.is_multiple_of(f.block_len())) {
             let name = format!("{format}/{shape}");
             if !name.contains(filter) {
                 continue;
