@@ -87,6 +87,21 @@ impl Gemv {
         max_batch: 1,
     };
 
+    /// The parts of the mat-vecs, which all link the same families.
+    pub(super) fn parts(&self, lane: Part, x: Part) -> [Part; 9] {
+        [
+            Part::Step,
+            Part::rows(self.batch),
+            lane,
+            Part::Weight(self.format),
+            self.order.part(),
+            x,
+            if self.norm.is_some() { Part::NormRms } else { Part::NormNone },
+            self.out.part(),
+            if self.bias { Part::BiasVector } else { Part::BiasNone },
+        ]
+    }
+
     pub(super) fn params(&self) -> GemvParams {
         GemvParams {
             groups: self.inputs.div_ceil(GROUP) as u32,
@@ -109,17 +124,7 @@ fn uniform_vectors(problem: &Gemv, shape: GemvShape) -> usize {
 
 fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
     let x4 = uniform_vectors(problem, shape) as u32;
-    let parts = [
-        Part::Step,
-        Part::rows(problem.batch),
-        shape.lane,
-        Part::Weight(problem.format),
-        problem.order.part(),
-        if shape.uniform { Part::XUniform } else { Part::XStorage },
-        if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
-        problem.out.part(),
-        if problem.bias { Part::BiasVector } else { Part::BiasNone },
-    ];
+    let parts = problem.parts(shape.lane, if shape.uniform { Part::XUniform } else { Part::XStorage });
     let numbers = [("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg), ("X4", x4)];
     Variant::new(&GEMV, &parts, &numbers[..if shape.uniform { 4 } else { 3 }])
 }

@@ -25,17 +25,7 @@ fn has_bytes(format: WeightFormat) -> bool {
 }
 
 fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
-    let parts = [
-        Part::Step,
-        Part::rows(problem.batch),
-        shape.lane,
-        Part::Weight(problem.format),
-        problem.order.part(),
-        Part::XStorage,
-        if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
-        problem.out.part(),
-        if problem.bias { Part::BiasVector } else { Part::BiasNone },
-    ];
+    let parts = problem.parts(shape.lane, Part::XStorage);
     Variant::new(&GEMV_INT8, &parts, &[("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)])
 }
 

@@ -17,17 +17,7 @@ kernel!(
 );
 
 fn variant(shape: LanesShape, problem: &Gemv) -> Variant {
-    let parts = [
-        Part::Step,
-        Part::rows(problem.batch),
-        Part::LaneSubgroup,
-        Part::Weight(problem.format),
-        problem.order.part(),
-        Part::XStorage,
-        if problem.norm.is_some() { Part::NormRms } else { Part::NormNone },
-        problem.out.part(),
-        if problem.bias { Part::BiasVector } else { Part::BiasNone },
-    ];
+    let parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
     Variant::new(&GEMV_LANES, &parts, &[("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)])
 }
 
