@@ -1087,11 +1087,11 @@ fn quantising_keeps_what_it_must() {
         from.tensor(name, shape, WeightFormat::F32);
     }
     let mut bytes = Vec::new();
-    let write = |i: usize, out: &mut Vec<u8>| -> std::io::Result<()> {
+    let write = |i: usize, out: &mut Vec<u8>| {
         out.extend(floats(tensors[i].1.iter().product()));
         Ok(())
     };
-    from.write(&mut bytes, write).unwrap();
+    from.write(Path::new("in.gguf"), &mut bytes, write).unwrap();
     let from = Gguf::from_bytes("in.gguf", bytes).unwrap();
     let quantize = wgllama::model::Quantize { output: None, ..to(WeightFormat::Q4_K) };
     let file = quantised(&from, quantize);
@@ -1107,6 +1107,8 @@ fn quantising_keeps_what_it_must() {
     let numbers = writer().tensor("positions", &[8], 26, 32).open().unwrap();
     let lost = to(WeightFormat::Q8_0).write(&numbers, &mut Vec::new(), Path::new("out.gguf"), |_, _| ());
     assert_error!(lost, UnsupportedFormat, "positions", "I32");
+    let eight = to(WeightFormat::F8_E4M3).write(&from, &mut Vec::new(), Path::new("out.gguf"), |_, _| ());
+    assert_error!(eight, UnsupportedFormat, "token_embd.weight", "f8_e4m3 in GGUF", "Q4_K");
     let again = to(WeightFormat::Q8_0).write(&file, &mut Vec::new(), Path::new("out.gguf"), |_, _| ());
     assert_error!(again, InvalidOption, "token_embd.weight", "q6_k", "--requantize");
     let again = quantised(&file, wgllama::model::Quantize { requantize: true, ..to(WeightFormat::Q8_0) });

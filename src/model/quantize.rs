@@ -33,7 +33,7 @@ const CHUNK: usize = 4 << 20;
 /// llama.cpp's number for files that hold mostly `format`.
 fn file_type(format: WeightFormat) -> u32 {
     match format {
-        // GGML has no floats of eight bits; nobody reads a file of them.
+        // The writer refuses floats of eight bits, which GGML does not have.
         WeightFormat::F8_E4M3 | WeightFormat::F8_E5M2 | WeightFormat::F32 => 0,
         WeightFormat::F16 => 1,
         WeightFormat::Q4_0 => 2,
@@ -111,45 +111,23 @@ impl Quantize {
             writer.tensor(name, &tensor.shape, *format);
         }
         let all = tensors.len() as u64;
-        writer
-            .write(out, |i, out| {
-                let (name, tensor) = &tensors[i];
-                let failed = |e| Failure::Ours(Error::io(path, e));
-                if formats[i] == tensor.format {
-                    out.write_all(tensor.bytes).map_err(failed)?;
-                } else {
-                    let row_bytes = tensor.bytes.len() / (tensor.len() / tensor.shape.last().unwrap_or(&1));
-                    let rows: Vec<&[u8]> = tensor.bytes.chunks_exact(row_bytes).collect();
-                    for rows in rows.chunks((CHUNK / row_bytes).max(1)) {
-                        for (_, row) in native::parallel(rows, |row| convert(tensor, name, row, formats[i])) {
-                            out.write_all(&row?).map_err(failed)?;
-                        }
+        writer.write(path, out, |i, out| {
+            let (name, tensor) = &tensors[i];
+            let failed = |e| Error::io(path, e);
+            if formats[i] == tensor.format {
+                out.write_all(tensor.bytes).map_err(failed)?;
+            } else {
+                let row_bytes = tensor.bytes.len() / (tensor.len() / tensor.shape.last().unwrap_or(&1));
+                let rows: Vec<&[u8]> = tensor.bytes.chunks_exact(row_bytes).collect();
+                for rows in rows.chunks((CHUNK / row_bytes).max(1)) {
+                    let convert = |row: &&[u8]| convert(tensor, from.path(), name, row, formats[i]);
+                    for (_, row) in native::parallel(rows, convert) {
+                        out.write_all(&row?).map_err(failed)?;
                     }
                 }
-                progress(i as u64 + 1, all);
-                Ok(())
-            })
-            .map_err(|failure| match failure {
-                Failure::Ours(error) => error,
-                Failure::Io(error) => Error::io(path, error),
-            })
-    }
-}
-
-/// What the writer, which knows no path, hands on.
-enum Failure {
-    Ours(Error),
-    Io(std::io::Error),
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Ours(error)
+            }
+            progress(i as u64 + 1, all);
+            Ok(())
+        })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::PathBuf;
+use std::path::Path;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -65,8 +65,8 @@ fn check(tensor: &HostTensor<'_>, files: &ModelFiles, name: &str, row: &[u8]) ->
         Some(block) => Err(Error::Tensors {
             path: files.path().to_path_buf(),
             problems: vec![format!(
-                "{}: expected finite scales, found a block of {} (number {block} of its row) with one that is not; \
-                 the file is damaged",
+                "{}: expected finite scales and weights, found others in block {block} of a row of {}; the file is \
+                 damaged",
                 files.stored_name(name),
                 tensor.format
             )],
@@ -74,9 +74,10 @@ fn check(tensor: &HostTensor<'_>, files: &ModelFiles, name: &str, row: &[u8]) ->
     }
 }
 
-/// A row of a tensor in another format.
+/// A row of a tensor, which errors call `name` in `path`, in another format.
 pub(super) fn convert(
     tensor: &HostTensor<'_>,
+    path: &Path,
     name: &str,
     row: &[u8],
     format: WeightFormat,
@@ -88,7 +89,7 @@ pub(super) fn convert(
     quant::decode(tensor.format, row, &mut values);
     match values.iter().find(|v| !v.is_finite()) {
         Some(value) => Err(Error::Tensors {
-            path: PathBuf::from(name),
+            path: path.to_path_buf(),
             problems: vec![format!("{name}: expected finite weights to quantise, found {value}")],
         }),
         None => Ok(quant::encode(format, &values)),
@@ -195,7 +196,8 @@ impl Loader<'_> {
             } else {
                 let rows: Vec<_> = rows.collect();
                 let converted = native::parallel(&rows, |&(part, row)| {
-                    convert(&tensors[part], &spec.parts[part].tensor, row, planes.format)
+                    let name = self.files.stored_name(&spec.parts[part].tensor);
+                    convert(&tensors[part], self.files.path(), &name, row, planes.format)
                 });
                 let rows = converted.into_iter().map(|(_, row)| row).collect::<Result<Vec<_>>>()?;
                 pack(planes, rows.iter().map(Vec::as_slice), &mut quants, &mut scales);

@@ -61,7 +61,8 @@ pub fn encode(format: WeightFormat, values: &[f32]) -> Vec<u8> {
 }
 
 /// The first block of a row whose scale or minimum is not finite, if there is one: weights of it
-/// would be no numbers.
+/// would be no numbers. Of plain floats only E4M3 is looked at, whose decoder on devices knows no
+/// NaN.
 pub fn bad_block(format: WeightFormat, row: &[u8]) -> Option<usize> {
     use WeightFormat::{
         BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K,
@@ -69,7 +70,8 @@ pub fn bad_block(format: WeightFormat, row: &[u8]) -> Option<usize> {
     use WeightFormat::{F8_E4M3, F8_E5M2, Q6_K, Q8_0};
     // Where a block has halves that scale it.
     let halves: &[usize] = match format {
-        F32 | F16 | BF16 | F8_E4M3 | F8_E5M2 => return None,
+        F32 | F16 | BF16 | F8_E5M2 => return None,
+        F8_E4M3 => return row.iter().position(|b| b & 0x7f == 0x7f),
         MXFP4 => return row.chunks_exact(17).position(|b| b[0] == 255),
         Q8_0 | Q4_0 | Q5_0 | IQ4_NL | IQ4_XS => &[0],
         Q4_1 | Q5_1 | Q4_K | Q5_K => &[0, 2],
@@ -230,6 +232,12 @@ mod tests {
             });
             assert!((1..=2).contains(&found.count()), "{format}");
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_numbers_are_found() {
+        let find = |row: &[u8]| bad_block(WeightFormat::F8_E4M3, row);
+        assert_eq!((find(&[0x7e, 0xfe, 0]), find(&[0, 0x7f]), find(&[0xff])), (None, Some(1), Some(0)));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Writing GGUF: version 3, little endian, tensors aligned to 32 bytes.
 
-use std::io::{self, Write};
+use std::io::Write;
+use std::path::Path;
 
 use super::{DEFAULT_ALIGNMENT, Gguf, Kind, TYPE_NAMES, Value};
 use crate::dtype::WeightFormat;
+use crate::{Error, Result};
 
 /// What a file will hold: metadata, then the names, shapes and formats of its tensors.
 #[derive(Debug, Default)]
@@ -18,10 +20,15 @@ fn string(text: &str, out: &mut Vec<u8>) {
     out.extend(text.as_bytes());
 }
 
-/// GGML's number of a format.
-fn number(format: WeightFormat) -> u32 {
-    let place = TYPE_NAMES.iter().position(|name| name.eq_ignore_ascii_case(format.name()));
-    place.unwrap_or_default() as u32
+/// GGML's number of a format; floats of eight bits have none.
+fn number(format: WeightFormat) -> Option<u32> {
+    TYPE_NAMES.iter().position(|name| name.eq_ignore_ascii_case(format.name())).map(|place| place as u32)
+}
+
+/// The formats that have one, for messages.
+fn supported() -> String {
+    let all = WeightFormat::ALL.into_iter().filter(|format| number(*format).is_some());
+    all.map(|format| format.name().to_uppercase()).collect::<Vec<_>>().join(", ")
 }
 
 /// Bytes of a tensor.
@@ -79,12 +86,14 @@ impl GgufWriter {
         self.tensors.push((name.to_string(), shape.to_vec(), format));
     }
 
-    /// Writes everything; `data(i, out)` is to write all bytes of tensor `i`.
-    pub fn write<W: Write, E: From<io::Error>>(
+    /// Writes everything to `out`, which errors call `path`; `data(i, out)` is to write all bytes of
+    /// tensor `i`. A format that GGUF has no number for is an error before anything is written.
+    pub fn write<W: Write>(
         &self,
+        path: &Path,
         out: &mut W,
-        mut data: impl FnMut(usize, &mut W) -> Result<(), E>,
-    ) -> Result<(), E> {
+        mut data: impl FnMut(usize, &mut W) -> Result<()>,
+    ) -> Result<()> {
         let mut head = b"GGUF".to_vec();
         head.extend(3u32.to_le_bytes());
         head.extend((self.tensors.len() as u64).to_le_bytes());
@@ -97,16 +106,22 @@ impl GgufWriter {
             for dim in shape.iter().rev() {
                 head.extend((*dim as u64).to_le_bytes());
             }
-            head.extend(number(*format).to_le_bytes());
+            let number = number(*format).ok_or_else(|| Error::UnsupportedFormat {
+                name: name.clone(),
+                format: format!("{format} in GGUF"),
+                supported: supported(),
+            })?;
+            head.extend(number.to_le_bytes());
             head.extend(offset.to_le_bytes());
             offset += bytes(shape, *format).next_multiple_of(DEFAULT_ALIGNMENT);
         }
         let padding = |len: u64| vec![0; (len.next_multiple_of(DEFAULT_ALIGNMENT) - len) as usize];
         head.extend(padding(head.len() as u64));
-        out.write_all(&head)?;
+        let failed = |e| Error::io(path, e);
+        out.write_all(&head).map_err(failed)?;
         for (i, (_, shape, format)) in self.tensors.iter().enumerate() {
             data(i, out)?;
-            out.write_all(&padding(bytes(shape, *format)))?;
+            out.write_all(&padding(bytes(shape, *format))).map_err(failed)?;
         }
         Ok(())
     }
