@@ -67,15 +67,16 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let pages = (count + PAGE - 1u) / PAGE;
     let end = end_page(pages, group);
     for (var n = first_page(pages, group); n < end; n++) {
-        let page = (page_of(sequence, n) * p.kv_heads + kv_head) * PAGE * OCTS;
+        let page_head = page_of(sequence, n) * p.kv_heads + kv_head;
         let here = min(PAGE, count - n * PAGE);
         var seen = top;
         for (var j = lane.index; j < here; j += WG) {
             var score: array<f32, HEADS>;
             for (var o = 0u; o < OCTS; o++) {
-                let key = k[page + j * OCTS + o];
-                let key_low = kv_low(key);
-                let key_high = kv_high(key);
+                let scale = kv_scale(k[kv_factor(page_head, j, o / KV_BLOCK)], j, o / KV_BLOCK);
+                let key = k[kv_oct(page_head, j, o)];
+                let key_low = kv_low(key, scale);
+                let key_high = kv_high(key, scale);
                 for (var h = 0u; h < HEADS; h++) {
                     let at = (h * OCTS + o) * 2u;
                     score[h] += dot(queries[at], key_low) + dot(queries[at + 1u], key_high);
@@ -108,9 +109,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         if (part < PARTS) {
             for (var j = part; j < here; j += PARTS) {
                 for (var item = 0u; item < ITEMS; item++) {
-                    let value = v[page + j * OCTS + min(oct + item * WG, OCTS - 1u)];
-                    let value_low = kv_low(value);
-                    let value_high = kv_high(value);
+                    let o = min(oct + item * WG, OCTS - 1u);
+                    let value = v[kv_oct(page_head, j, o)];
+                    let scale = kv_scale(v[kv_factor(page_head, j, o / KV_BLOCK)], j, o / KV_BLOCK);
+                    let value_low = kv_low(value, scale);
+                    let value_high = kv_high(value, scale);
                     for (var h = 0u; h < HEADS; h++) {
                         let weight = weights[h * PAGE + j];
                         low[h * ITEMS + item] += value_low * weight;

@@ -27,6 +27,7 @@ struct Params {
 
 const LOWEST = -3.0e38;
 const FOURS = (HEADS + 3u) / 4u;  // heads, four at a time
+const BLOCKS = (OCTS + KV_BLOCK - 1u) / KV_BLOCK;  // of a head, each with a scale
 
 var<workgroup> scores: array<f32, HEADS * PAGE>;  // each invocation uses its own
 var<workgroup> parts_low: array<vec4<f32>, OCTS * WG>;
@@ -63,15 +64,20 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let pages = (count + PAGE - 1u) / PAGE;
     let end = end_page(pages, group);
     for (var n = first_page(pages, group); n < end; n++) {
-        let page = (page_of(sequence, n) * p.kv_heads + kv_head) * PAGE * OCTS;
+        let page_head = page_of(sequence, n) * p.kv_heads + kv_head;
         let here = min(PAGE, count - n * PAGE);
         var next = top;
         for (var j = lane.index; j < here; j += WG) {
             var score: array<f32, HEADS>;
+            var scales: array<f32, BLOCKS>;
+            for (var b = 0u; b < BLOCKS; b++) {
+                scales[b] = kv_scale(k[kv_factor(page_head, j, b)], j, b);
+            }
             for (var o = 0u; o < OCTS; o++) {
-                let key = k[page + j * OCTS + o];
-                let key_low = kv_low(key);
-                let key_high = kv_high(key);
+                let scale = scales[o / KV_BLOCK];
+                let key = k[kv_oct(page_head, j, o)];
+                let key_low = kv_low(key, scale);
+                let key_high = kv_high(key, scale);
                 for (var h = 0u; h < HEADS; h++) {
                     let at = h * OCTS + o;
                     score[h] += dot(q_low[at], key_low) + dot(q_high[at], key_high);
@@ -97,10 +103,15 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 weight[h] = exp(scores[h * PAGE + j] - top[h / 4u][h % 4u]);
                 sum[h / 4u][h % 4u] += weight[h];
             }
+            var scales: array<f32, BLOCKS>;
+            for (var b = 0u; b < BLOCKS; b++) {
+                scales[b] = kv_scale(v[kv_factor(page_head, j, b)], j, b);
+            }
             for (var o = 0u; o < OCTS; o++) {
-                let value = v[page + j * OCTS + o];
-                let value_low = kv_low(value);
-                let value_high = kv_high(value);
+                let scale = scales[o / KV_BLOCK];
+                let value = v[kv_oct(page_head, j, o)];
+                let value_low = kv_low(value, scale);
+                let value_high = kv_high(value, scale);
                 for (var h = 0u; h < HEADS; h++) {
                     low[h * OCTS + o] += value_low * weight[h];
                     high[h * OCTS + o] += value_high * weight[h];

@@ -78,8 +78,9 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             visible[r] = select(0u, known[r], token[r] >= run && token[r] < next_run);
         }
         for (var n = 0u; n * PAGE < count; n++) {
-            let page = (page_of(sequence, n) * p.kv_heads + kv_head) * PAGE * OCTS;
+            let page_head = page_of(sequence, n) * p.kv_heads + kv_head;
             var score: array<vec4<f32>, KEYS>;
+            var scale: array<f32, KEYS>;
             for (var o = 0u; o < OCTS; o++) {
                 var q_low: array<vec4<f32>, 4>;
                 var q_high: array<vec4<f32>, 4>;
@@ -88,9 +89,13 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                     q_high[r] = q[query[r] + o * 2u + 1u];
                 }
                 for (var i = 0u; i < KEYS; i++) {
-                    let key = k[page + (i * LANES + part) * OCTS + o];
-                    let key_low = kv_low(key);
-                    let key_high = kv_high(key);
+                    let j = i * LANES + part;
+                    if (o % KV_BLOCK == 0u) {
+                        scale[i] = kv_scale(k[kv_factor(page_head, j, o / KV_BLOCK)], j, o / KV_BLOCK);
+                    }
+                    let key = k[kv_oct(page_head, j, o)];
+                    let key_low = kv_low(key, scale[i]);
+                    let key_high = kv_high(key, scale[i]);
                     for (var r = 0u; r < 4u; r++) {
                         score[i][r] += dot(q_low[r], key_low) + dot(q_high[r], key_high);
                     }
@@ -127,9 +132,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             for (var j = 0u; j < min(PAGE, count - n * PAGE); j++) {
                 let weight = weights[j * FOURS + four];
                 for (var item = 0u; item < ITEMS; item++) {
-                    let value = v[page + j * OCTS + min(item * LANES + part, OCTS - 1u)];
-                    let value_low = kv_low(value);
-                    let value_high = kv_high(value);
+                    let o = min(item * LANES + part, OCTS - 1u);
+                    let value = v[kv_oct(page_head, j, o)];
+                    let scale = kv_scale(v[kv_factor(page_head, j, o / KV_BLOCK)], j, o / KV_BLOCK);
+                    let value_low = kv_low(value, scale);
+                    let value_high = kv_high(value, scale);
                     for (var r = 0u; r < 4u; r++) {
                         low[r * ITEMS + item] += value_low * weight[r];
                         high[r * ITEMS + item] += value_high * weight[r];

@@ -1,6 +1,7 @@
 // q'[t, h, :] = R(pos_t) q[t, h, :]; page[pos_t] <- R(pos_t) k[t, :, :], v[t, :, :]
 //
-// Grid   flat over n_tokens x (heads + 2 kv_heads) x stored_pairs: one invocation per pair.
+// Grid   flat over n_tokens x (heads pairs + 2 kv_heads UNITS): an invocation for a pair of a
+//        query, or for a unit of a key or value, which is what the cache's format packs at once.
 // Links  step, lane_thread, kv_*
 //
 // Rotates neighbouring pairs (2 i, 2 i + 1) by the angle pos * freq_i (Su et al., RoFormer);
@@ -11,52 +12,69 @@
 struct Params {
     heads: u32,
     kv_heads: u32,
-    pairs: u32,         // head_dim / 2
-    rotated: u32,       // pairs that turn
-    stored_pairs: u32,  // padded head_dim / 2, in q' and in pages
-    pitch: u32,         // of a row of qkv, in pairs
-    q_pitch: u32,       // of a row of q', in pairs
+    pairs: u32,    // head_dim / 2
+    rotated: u32,  // pairs that turn
+    pitch: u32,    // of a row of qkv, in pairs
+    q_pitch: u32,  // of a row of q', in pairs
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec2<f32>>;         // [T, (heads + 2 kv_heads) head_dim]
 @group(0) @binding(1) var<storage, read> rope: array<vec2<f32>>;        // [FINE + ceil(ctx / FINE), rotated] cos, sin
 @group(0) @binding(2) var<storage, read_write> q: array<vec2<f32>>;     // [T, heads, padded head_dim]
-@group(0) @binding(3) var<storage, read_write> k: array<KvPair>;        // [pages, kv_heads, PAGE, padded head_dim]
-@group(0) @binding(4) var<storage, read_write> v: array<KvPair>;        // [pages, kv_heads, PAGE, padded head_dim]
+@group(0) @binding(3) var<storage, read_write> k: array<KvStored>;      // [pages, kv_heads, PAGE, padded head_dim]
+@group(0) @binding(4) var<storage, read_write> v: array<KvStored>;      // [pages, kv_heads, PAGE, padded head_dim]
 @group(0) @binding(5) var<uniform> p: Params;
+
+const PAIRS = OCTS * 4u;                            // of a stored head
+const UNITS = (PAIRS + KV_PAIRS - 1u) / KV_PAIRS;  // of a stored head
 
 fn turn(a: vec2<f32>, by: vec2<f32>) -> vec2<f32> {
     return vec2<f32>(a.x * by.x - a.y * by.y, a.x * by.y + a.y * by.x);
 }
 
-fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
-    let all_heads = p.heads + 2u * p.kv_heads;
-    let t = team.index / (all_heads * p.stored_pairs);
-    let head = team.index / p.stored_pairs % all_heads;  // queries, then keys, then values
-    let pair = team.index % p.stored_pairs;
-    if (t >= n_tokens()) {
-        return;
-    }
-    let position = token_position(t);
+// A pair of a head; queries come first, then keys, then values.
+fn turned(t: u32, head: u32, pair: u32) -> vec2<f32> {
     var value = vec2<f32>(0.0);
     if (pair < p.pairs) {
         value = qkv[t * p.pitch + head * p.pairs + pair];
     }
     if (head < p.heads + p.kv_heads && pair < p.rotated) {
+        let position = token_position(t);
         let fine = rope[(position % FINE) * p.rotated + pair];
         let coarse = rope[(FINE + position / FINE) * p.rotated + pair];
         value = turn(value, turn(fine, coarse));
     }
-    if (head < p.heads) {
-        q[t * p.q_pitch + head * p.stored_pairs + pair] = value;
+    return value;
+}
+
+fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
+    let queries = p.heads * PAIRS;
+    let items = queries + 2u * p.kv_heads * UNITS;
+    let t = team.index / items;
+    let item = team.index % items;
+    if (t >= n_tokens()) {
         return;
     }
-    let kv_head = (head - p.heads) % p.kv_heads;
+    if (item < queries) {
+        q[t * p.q_pitch + item] = turned(t, item / PAIRS, item % PAIRS);
+        return;
+    }
+    let head = (item - queries) / UNITS;  // keys, then values
+    let unit = (item - queries) % UNITS;
+    var pairs: array<vec2<f32>, KV_PAIRS>;
+    for (var i = 0u; i < KV_PAIRS; i++) {
+        pairs[i] = turned(t, p.heads + head, unit * KV_PAIRS + i);
+    }
+    var words = kv_pack(pairs);
+    let position = token_position(t);
     let page = page_of(token_sequence(t), position / PAGE);
-    let at = ((page * p.kv_heads + kv_head) * PAGE + position % PAGE) * p.stored_pairs + pair;
-    if (head < p.heads + p.kv_heads) {
-        k[at] = kv_pack(value);
-    } else {
-        v[at] = kv_pack(value);
+    let page_head = page * p.kv_heads + head % p.kv_heads;
+    for (var i = 0u; i < kv_words(unit); i++) {
+        let at = kv_place(page_head, position % PAGE, unit, i);
+        if (head < p.kv_heads) {
+            k[at] = words[i];
+        } else {
+            v[at] = words[i];
+        }
     }
 }

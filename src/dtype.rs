@@ -181,7 +181,8 @@ impl std::str::FromStr for Activations {
     }
 }
 
-/// How cached keys and values are stored.
+/// How cached keys and values are stored. Block formats hold 32 neighbouring values of a head as
+/// the weight formats of the same name do, with the scales apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KvFormat {
     /// 4 bytes a value: exact.
@@ -189,26 +190,49 @@ pub enum KvFormat {
     /// 2 bytes a value: the default.
     #[default]
     F16,
+    /// 8.5 bits a value: half the memory of F16, and a text as good (docs/NUMERICS.md).
+    Q8_0,
+    /// 4.5 bits a value: a quarter of the memory, and a text that suffers (docs/NUMERICS.md).
+    Q4_0,
 }
 
 impl KvFormat {
     /// All formats.
-    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Q8_0, Self::Q4_0];
 
-    /// Bytes of one value.
-    pub const fn bytes(self) -> usize {
+    /// Bytes of a head of `stored` values (whole groups of eight).
+    pub const fn head_bytes(self, stored: usize) -> usize {
+        // One word holds the scales of two blocks.
+        let scales = stored.div_ceil(64) * 4;
         match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
+            Self::F32 => stored * 4,
+            Self::F16 => stored * 2,
+            Self::Q8_0 => stored + scales,
+            Self::Q4_0 => stored / 2 + scales,
+        }
+    }
+
+    /// Pairs of neighbouring values that are packed at once.
+    pub const fn packed_pairs(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 => 1,
+            Self::Q8_0 | Self::Q4_0 => 32,
+        }
+    }
+
+    /// The weight format whose rounding this format has.
+    pub const fn rounding(self) -> WeightFormat {
+        match self {
+            Self::F32 => WeightFormat::F32,
+            Self::F16 => WeightFormat::F16,
+            Self::Q8_0 => WeightFormat::Q8_0,
+            Self::Q4_0 => WeightFormat::Q4_0,
         }
     }
 
     /// Lower-case name.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-        }
+        self.rounding().name()
     }
 }
 
@@ -221,9 +245,7 @@ impl fmt::Display for KvFormat {
 impl std::str::FromStr for KvFormat {
     type Err = crate::Error;
     fn from_str(s: &str) -> crate::Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|f| f.name() == s)
-            .ok_or_else(|| crate::Error::option("kv", format!("expected f32 or f16, found '{s}'")))
+        let message = || format!("expected one of {}, found '{s}'", Self::ALL.map(Self::name).join(", "));
+        Self::ALL.into_iter().find(|f| f.name() == s).ok_or_else(|| crate::Error::option("kv", message()))
     }
 }

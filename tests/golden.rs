@@ -251,9 +251,12 @@ fn smollm2_predicts_a_text_as_well_as_the_golden() {
     let model = load(&gpu, &path);
     let ids = model.tokenizer().unwrap().encode(&text, wgllama::Specials::Text).unwrap();
     let windows = wgllama::generate::Windows::Halves(512);
-    let found = session(&model, KvFormat::F16, 512, 128).perplexity(&ids, windows, None, |_| ()).unwrap();
-    assert_eq!(found.tokens, 4 * 255);
-    assert!((found.value() / expected - 1.0).abs() < 1e-3, "{} instead of {expected}", found.value());
+    for (kv, tolerance) in [(KvFormat::F16, 1e-3), (KvFormat::Q8_0, 4e-3), (KvFormat::Q4_0, 0.25)] {
+        let found = session(&model, kv, 512, 128).perplexity(&ids, windows, None, |_| ()).unwrap();
+        assert_eq!(found.tokens, 4 * 255);
+        let off = (found.value() / expected - 1.0).abs();
+        assert!(off < tolerance, "{kv}: {} instead of {expected}", found.value());
+    }
 }
 
 /// Decoders give the values that another decoder gives, to the last bit.

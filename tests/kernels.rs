@@ -416,6 +416,11 @@ fn attention_equals_the_reference_at_page_edges() {
         let rig =
             Rig::new(attention_graph(Heads { heads, kv_heads, head_dim }, rotated), WeightFormat::F32, 7);
         for kv in KvFormat::ALL {
+            // Blocks of two words, of one and a half, of less than one, and of eight.
+            let blocks = matches!(kv, KvFormat::Q8_0 | KvFormat::Q4_0);
+            if blocks && ![(3, 64), (8, 80), (16, 8), (2, 256)].contains(&(heads, head_dim)) {
+                continue;
+            }
             let batches = positions();
             let mut reference = Reference::new(&rig.graph, &rig, kv).unwrap();
             let expected: Vec<Vec<f32>> = batches.iter().map(|b| reference.logits(b).unwrap()).collect();

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use crate::dtype::KvFormat;
 use crate::error::{Error, Result};
 use crate::graph::{Batch, Graph, Heads, Node, Op, VectorId, WeightId};
+use crate::quant;
 use crate::shape::Rows;
 
 /// Where the interpreter gets decoded weights from.
@@ -127,8 +128,9 @@ impl<'a> Reference<'a> {
             for (cache, from) in [(&mut self.keys, q_width), (&mut self.values, q_width + kv_width)] {
                 let cache = cache.entry(key).or_default();
                 cache.resize(cache.len().max(at + kv_width), 0.0);
-                for (slot, &v) in cache[at..].iter_mut().zip(&row[from..from + kv_width]) {
-                    *slot = round_kv(v, self.kv);
+                for head in (0..kv_width).step_by(head_dim) {
+                    let values = &row[from + head..][..head_dim];
+                    cache[at + head..][..head_dim].copy_from_slice(&round_kv(values, self.kv));
                 }
             }
         }
@@ -179,9 +181,19 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     x.iter().zip(weight).map(|(&v, &w)| (f64::from(v) * scale * f64::from(w)) as f32).collect()
 }
 
-fn round_kv(v: f32, kv: KvFormat) -> f32 {
-    match kv {
-        KvFormat::F32 => v,
-        KvFormat::F16 => half::f16::from_f32(v.clamp(-65504.0, 65504.0)).to_f32(),
-    }
+/// A head's values as the cache holds them. Scales, and values of f16, beyond the range of f16
+/// become its largest.
+fn round_kv(values: &[f32], kv: KvFormat) -> Vec<f32> {
+    let most = match kv {
+        KvFormat::F32 => f32::MAX,
+        KvFormat::F16 => 65504.0,
+        KvFormat::Q8_0 => 127.0 * 65504.0,
+        KvFormat::Q4_0 => 8.0 * 65504.0,
+    };
+    let format = kv.rounding();
+    let mut rounded: Vec<f32> = values.iter().map(|v| v.clamp(-most, most)).collect();
+    rounded.resize(values.len().next_multiple_of(format.block_len()), 0.0);
+    quant::decode(format, &quant::encode(format, &rounded), &mut rounded);
+    rounded.truncate(values.len());
+    rounded
 }

@@ -12,7 +12,6 @@ params! {
         kv_heads: u32,
         pairs: u32,
         rotated: u32,
-        stored_pairs: u32,
         pitch: u32,
         q_pitch: u32,
     }
@@ -35,32 +34,35 @@ pub struct RopeKv {
     pub kv: KvFormat,
 }
 
-fn variant(kv: KvFormat, wg: u32) -> Variant {
+fn variant(kv: KvFormat, wg: u32, stored: usize) -> Variant {
     let parts = [Part::Step, Part::LaneThread, Part::Kv(kv)];
-    Variant::new(&ROPE_KV, &parts, &[("WG", wg), ("PAGE", PAGE as u32), ("FINE", ROPE_FINE as u32)])
+    let numbers =
+        [("WG", wg), ("PAGE", PAGE as u32), ("OCTS", stored as u32 / 8), ("FINE", ROPE_FINE as u32)];
+    Variant::new(&ROPE_KV, &parts, &numbers)
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
-    KvFormat::ALL.map(|kv| variant(kv, tuning::flat(caps))).to_vec()
+    let formats = KvFormat::ALL.into_iter();
+    formats.flat_map(|kv| [8, 64, 80].map(|stored| variant(kv, tuning::flat(caps), stored))).collect()
 }
 
-/// One invocation for a pair of values.
+/// One invocation for a pair of a query, or for what the format packs at once.
 pub fn select(problem: &RopeKv, caps: &Caps) -> Dispatch {
     let wg = tuning::flat(caps);
     let width = (problem.heads + 2 * problem.kv_heads) * problem.head_dim;
     let stored = stored_head_dim(problem.head_dim);
-    let items = (problem.heads + 2 * problem.kv_heads) * stored / 2;
+    let units = (stored / 2).div_ceil(problem.kv.packed_pairs());
+    let items = problem.heads * stored / 2 + 2 * problem.kv_heads * units;
     let params = RopeKvParams {
         heads: problem.heads as u32,
         kv_heads: problem.kv_heads as u32,
         pairs: problem.head_dim as u32 / 2,
         rotated: problem.rotated as u32 / 2,
-        stored_pairs: stored as u32 / 2,
         pitch: padded(width) as u32 / 2,
         q_pitch: padded(problem.heads * stored) as u32 / 2,
     };
     Dispatch {
-        variant: variant(problem.kv, wg),
+        variant: variant(problem.kv, wg, stored),
         params: params.words(),
         grid: Grid::Flat { per_row: items as u32, per_group: wg },
         rows: Rows::Tokens,

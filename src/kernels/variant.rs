@@ -128,6 +128,8 @@ impl Part {
             Self::RowsOutputs => part!("rows_outputs"),
             Self::Kv(KvFormat::F32) => part!("kv_f32"),
             Self::Kv(KvFormat::F16) => part!("kv_f16"),
+            Self::Kv(KvFormat::Q8_0) => part!("kv_q8_0"),
+            Self::Kv(KvFormat::Q4_0) => part!("kv_q4_0"),
             Self::SpanWhole => part!("span_whole"),
             Self::SpanSplit => part!("span_split"),
             Self::Choice => part!("choice"),
@@ -165,6 +167,8 @@ impl Part {
             Self::RowsOutputs => Some("outputs"),
             Self::Kv(KvFormat::F32) => Some("kv_f32"),
             Self::Kv(KvFormat::F16) => Some("kv_f16"),
+            Self::Kv(KvFormat::Q8_0) => Some("kv_q8_0"),
+            Self::Kv(KvFormat::Q4_0) => Some("kv_q4_0"),
             Self::SpanSplit => Some("split"),
         }
     }

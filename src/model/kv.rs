@@ -27,7 +27,7 @@ pub struct KvCache {
 
 /// Bytes of one layer's keys for one token.
 fn row_bytes(heads: Heads, kv: KvFormat) -> u64 {
-    (heads.kv_heads * stored_head_dim(heads.head_dim) * kv.bytes()) as u64
+    (heads.kv_heads * kv.head_bytes(stored_head_dim(heads.head_dim))) as u64
 }
 
 /// Bytes of the cache per token, over all layers, keys and values.

@@ -130,14 +130,14 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
             plain(moved, 2 * rows * spec.cols + around + norm)
         }
         Op::RopeKv { heads, rotated, .. } => {
-            let cached = 2 * heads.kv_heads * stored_head_dim(heads.head_dim) * kv.bytes();
+            let cached = 2 * heads.kv_heads * kv.head_bytes(stored_head_dim(heads.head_dim));
             // A pair turns by two products and a sum for each of its values.
             plain(moved + cached, 3 * (heads.heads + heads.kv_heads) * rotated)
         }
         Op::Attention { heads, .. } | Op::AttentionSplit { heads, .. } => Work {
             row_bytes: moved,
             row_flops: 0,
-            position_bytes: 2 * heads.kv_heads * stored_head_dim(heads.head_dim) * kv.bytes(),
+            position_bytes: 2 * heads.kv_heads * kv.head_bytes(stored_head_dim(heads.head_dim)),
             // A product with the key and one with the value.
             position_flops: 4 * heads.heads * heads.head_dim,
         },

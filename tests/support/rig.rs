@@ -175,7 +175,7 @@ impl Rig {
         let pages = context.div_ceil(PAGE);
         let cache = || {
             let layer = |h: &wgllama::graph::Heads| {
-                let row = h.kv_heads * wgllama::shape::stored_head_dim(h.head_dim) * kv.bytes();
+                let row = h.kv_heads * kv.head_bytes(wgllama::shape::stored_head_dim(h.head_dim));
                 gpu.buffer("cache", (sequences * pages * PAGE * row) as u64, "").unwrap()
             };
             self.graph.caches.iter().map(layer).collect::<Vec<_>>()
