@@ -858,7 +858,26 @@ fn perplexity_refuses_what_makes_no_windows() {
     ran(on_device(&["perplexity", model.path(), "--file", "missing.txt"])).fails(&["missing.txt"]);
 }
 
-// ---- quantize
+// ---- convert and quantize
+
+#[test]
+fn convert_writes_a_file_or_nothing() {
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("model.gguf");
+    let model = Model::new();
+    let to =
+        |input: &str, options: &[&str]| ran(wgllama(&[&["convert", input, text(&path)], options].concat()));
+    to("missing", &[]).fails(&["missing"]);
+    to(model.path(), &["--format", "f8_e4m3"]).fails(&["f8_e4m3 in GGUF"]);
+    assert_eq!(names(out.path()), [""; 0]);
+    to(model.path(), &[]).ok();
+    let bytes = std::fs::read(&path).unwrap();
+    ran(wgllama(&["quantize", model.path(), text(&path), "--format", "q8_0"])).ok();
+    assert!(std::fs::read(&path).unwrap().len() < bytes.len());
+    assert_eq!(names(out.path()), ["model.gguf"]);
+    let tokens = |model: &str| ran(wgllama(&["tokenize", model, "Hello, world"])).ok();
+    assert_eq!(tokens(text(&path)), tokens(model.path()));
+}
 
 #[test]
 fn quantize_writes_a_file_or_nothing() {

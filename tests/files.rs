@@ -1021,7 +1021,12 @@ fn quantised(from: &Gguf, quantize: wgllama::model::Quantize) -> Gguf {
 }
 
 fn to(format: WeightFormat) -> wgllama::model::Quantize {
-    wgllama::model::Quantize { format, embedding: None, output: Some(format), requantize: false }
+    wgllama::model::Quantize {
+        format: Some(format),
+        embedding: None,
+        output: Some(format),
+        requantize: false,
+    }
 }
 
 /// Formats that leave an encoder no choice come out as another engine writes them, byte by byte;

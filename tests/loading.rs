@@ -16,6 +16,7 @@ use wgllama::caps::AdapterKind;
 use wgllama::graph::Batch;
 use wgllama::graph::reference::Reference;
 use wgllama::host::TensorSource;
+use wgllama::model::Quantize;
 use wgllama::model::kv::bytes_per_token;
 use wgllama::{
     Context, ContextOptions, Error, Finish, KvFormat, LoadOptions, Model, ModelFiles, Phase, Sampling,
@@ -592,6 +593,87 @@ fn weights_are_quantised_while_they_are_loaded() {
     let options = LoadOptions { quantize: Some(WeightFormat::Q4_0), ..Default::default() };
     let error = Model::load(&gpu, plain.path(), &options);
     assert_error!(error, Tensors, "up_proj.weight", "expected finite weights", "NaN");
+}
+
+/// A folder as a GGUF file, and what was left out.
+fn converted(folder: &Path, quantize: Quantize) -> (TempDir, std::path::PathBuf, Vec<String>) {
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("model.gguf");
+    let mut file = std::fs::File::create(&path).unwrap();
+    let files = ModelFiles::open(folder).unwrap();
+    let left = quantize.convert(&files, &mut file, &path, |_, _| ()).unwrap();
+    (out, path, left)
+}
+
+/// What is converted to GGUF gives the very logits of the folder: rows that turn together are put
+/// side by side, in biases, too.
+#[test]
+fn converted_folders_give_the_same_logits() {
+    let Some(gpu) = gpu() else { return };
+    let tied = tempfile::tempdir().unwrap();
+    Tiny { tied: true, biases: false, head_dim: 12, ..Tiny::default() }.write(tied.path()).unwrap();
+    let partly = with_config(|config| {
+        config.insert("partial_rotary_factor".into(), json!(0.4));
+        config.insert("rope_theta".into(), json!(500.0));
+        config.insert("rms_norm_eps".into(), json!(1e-3));
+    });
+    let extra = with_tensors(|tensors| {
+        let shape = vec![5];
+        tensors.push(Stored { name: "rotary.inv_freq".into(), dtype: Dtype::F32, shape, bytes: vec![0; 20] });
+    });
+    for (folder, left) in [
+        (tiny(), None),
+        (tied, None),
+        (partly, None),
+        (stored_as(WeightFormat::BF16, Dtype::BF16), None),
+        (extra, Some("rotary.inv_freq")),
+    ] {
+        let (_out, path, found) = converted(folder.path(), Quantize::default());
+        assert_eq!(found, left.into_iter().collect::<Vec<_>>());
+        assert_eq!(ModelFiles::open(&path).unwrap().config(), open(&folder).unwrap().config());
+        assert_eq!(logits(&gpu, &path), logits(&gpu, folder.path()));
+    }
+
+    let format = Some(WeightFormat::Q8_0);
+    let (_out, path, _) = converted(tiny().path(), Quantize { format, ..Quantize::default() });
+    let options = LoadOptions { quantize: format, ..Default::default() };
+    let model = Model::load(&gpu, tiny().path(), &options).unwrap();
+    let expected = session(&model, KvFormat::F32, 64, 64).prefill_all(&IDS).unwrap();
+    assert_eq!(logits(&gpu, &path), expected);
+
+    let folder = stored_as(WeightFormat::F8_E5M2, Dtype::F8_E5M2);
+    let error =
+        Quantize::default().convert(&open(&folder).unwrap(), &mut Vec::new(), Path::new("x.gguf"), |_, _| ());
+    assert_error!(error, UnsupportedFormat, "f8_e5m2 in GGUF");
+}
+
+/// A real folder becomes the file that other software made of it.
+#[test]
+fn stories_converted_equals_the_file_of_others() {
+    let Some(shared) = support::shared() else { return };
+    let (_out, path, _) = converted(&shared.join("models/stories260K"), Quantize::default());
+    let found = ModelFiles::open(&path).unwrap();
+    let expected = ModelFiles::open(&shared.join("models/stories260K-f32.gguf")).unwrap();
+    assert_eq!(found.config(), expected.config());
+    let sorted = |files: &ModelFiles| {
+        let own = |(name, tensor): (&str, wgllama::host::HostTensor<'_>)| {
+            (name.to_string(), tensor.format, tensor.shape.clone(), tensor.bytes.to_vec())
+        };
+        let mut all: Vec<_> = files.tensors().into_iter().map(own).collect();
+        all.sort();
+        all
+    };
+    assert!(sorted(&found) == sorted(&expected));
+    let vocab = |files: &ModelFiles| {
+        let mut vocab = files.gguf().unwrap().vocab().unwrap();
+        // Of a score only the order counts.
+        let mut order: Vec<usize> = (0..vocab.tokens.len()).collect();
+        order.sort_by(|a, b| vocab.scores[*b].total_cmp(&vocab.scores[*a]));
+        vocab.scores = order.into_iter().map(|id| id as f32).collect();
+        vocab
+    };
+    let (found, expected) = (vocab(&found), vocab(&expected));
+    assert_eq!(found, expected);
 }
 
 /// Floats of eight bits are what they stand for; scales in tensors of their own are not ignored.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use wgllama::Error;
+use wgllama::files::GgufWriter;
 use wgllama::files::gguf::Gguf;
 use wgllama::tokenizer::{GgufVocab, Message, Specials, Tokenizer};
 
@@ -288,79 +289,112 @@ fn stories_gguf_matches_recorded_ids() {
     assert_eq!((tokenizer.bos(), tokenizer.adds_bos()), (Some(1), true));
 }
 
-/// What a GGUF file made from this `tokenizer.json` would hold.
-fn gguf_of_json(path: &Path, pre: &str) -> GgufVocab {
-    let file: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    let mut tokens: Vec<(u64, String, i32)> = Vec::new();
-    for (token, id) in file["model"]["vocab"].as_object().unwrap() {
-        tokens.push((id.as_u64().unwrap(), token.clone(), NORMAL));
-    }
-    for added in file["added_tokens"].as_array().unwrap() {
-        let id = added["id"].as_u64().unwrap();
-        let kind = if added["special"] == true { CONTROL } else { USER_DEFINED };
-        tokens.retain(|(other, ..)| *other != id);
-        tokens.push((id, added["content"].as_str().unwrap().into(), kind));
-    }
-    tokens.sort();
-    let merge = |m: &Value| match m {
-        Value::Array(pair) => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
-        other => other.as_str().unwrap().to_string(),
-    };
-    GgufVocab {
-        model: "gpt2".into(),
-        pre: Some(pre.into()),
-        merges: file["model"]["merges"].as_array().unwrap().iter().map(merge).collect(),
-        token_types: tokens.iter().map(|(.., kind)| *kind).collect(),
-        tokens: tokens.into_iter().map(|(_, token, _)| token).collect(),
-        ..GgufVocab::default()
-    }
+/// What a GGUF file made from this folder holds gives the same tokenizer: through a file's bytes.
+fn as_gguf(shared: &Path, name: &str, rows: usize) -> Tokenizer {
+    let vocab = Tokenizer::vocab(&shared.join("models/tokenizers").join(name), rows).unwrap();
+    let mut writer = GgufWriter::default();
+    writer.vocab(&vocab);
+    let mut bytes = Vec::new();
+    writer.write(Path::new("test.gguf"), &mut bytes, |_, _| Ok(())).unwrap();
+    let read = Gguf::from_bytes("test.gguf", bytes).unwrap().vocab().unwrap();
+    assert_eq!(read, vocab);
+    from_gguf(read).unwrap()
 }
 
 #[test]
 fn llama3_as_gguf_matches_recorded_ids() {
     let Some(shared) = support::shared() else { return };
-    let mut vocab = gguf_of_json(&shared.join("models/tokenizers/llama3/tokenizer.json"), "llama-bpe");
-    vocab.bos = Some(128_000);
-    let tokenizer = from_gguf(vocab).unwrap();
+    let tokenizer = as_gguf(&shared, "llama3", 128_256);
     check_golden(&tokenizer, &shared, "llama3", &[]);
-    assert!(tokenizer.adds_bos());
+    let folder = Tokenizer::from_folder(&shared.join("models/tokenizers/llama3")).unwrap();
+    assert_eq!(tokenizer.adds_bos(), folder.adds_bos());
+    assert!(tokenizer.has_chat_template());
+    assert_eq!((tokenizer.bos(), tokenizer.end_ids()), (Some(128_000), &[128_001, 128_009][..]));
 }
 
 #[test]
 fn qwen3_as_gguf_matches_recorded_ids() {
     let Some(shared) = support::shared() else { return };
-    let vocab = gguf_of_json(&shared.join("models/tokenizers/qwen3/tokenizer.json"), "qwen2");
-    check_golden(&from_gguf(vocab).unwrap(), &shared, "qwen3", &NOT_NFC);
+    // The embedding has more rows than there are tokens.
+    let tokenizer = as_gguf(&shared, "qwen3", 151_936);
+    check_golden(&tokenizer, &shared, "qwen3", &NOT_NFC);
+    assert_eq!((tokenizer.bos(), tokenizer.vocab_size()), (None, 151_936));
+}
+
+#[test]
+fn smollm2_as_gguf_matches_recorded_ids() {
+    let Some(shared) = support::shared() else { return };
+    let tokenizer = as_gguf(&shared, "smollm2", 49_152);
+    check_golden(&tokenizer, &shared, "smollm2", &[]);
+    check_smollm2_chat(&tokenizer, &shared);
 }
 
 #[test]
 fn llama2_as_gguf_matches_recorded_ids() {
     let Some(shared) = support::shared() else { return };
-    // The pieces of this vocabulary are sorted by score, so that the ids serve as scores; only
-    // runs of spaces come after all others.
-    let mut vocab = gguf_of_json(&shared.join("models/tokenizers/llama2/tokenizer.json"), "default");
-    let recorded = std::mem::take(&mut vocab.merges);
-    vocab.model = "llama".into();
-    let spaces = |token: &str| token.chars().count() > 1 && token.chars().all(|c| c == '▁');
-    vocab.scores = (vocab.tokens.iter().zip(0u16..))
-        .map(|(token, id)| if spaces(token) { -1e9 } else { -f32::from(id) })
-        .collect();
-    vocab.token_types[0] = UNKNOWN;
-    vocab.token_types[3..259].fill(BYTE);
-    (vocab.bos, vocab.eos, vocab.unk) = (Some(1), Some(2), Some(0));
-    let tokenizer = from_gguf(vocab).unwrap();
+    let tokenizer = as_gguf(&shared, "llama2", 32_000);
     check_golden(&tokenizer, &shared, "llama2", &[]);
     // All words that can be put together, without spaces between: the order of merges decides.
-    let from_json = Tokenizer::from_folder(&shared.join("models/tokenizers/llama2")).unwrap();
-    let words = recorded.concat().replace('▁', " ");
-    // Splits of a run of spaces all have one score.
-    for text in (1..200).map(|n| " ".repeat(n) + "x").chain([words]) {
+    let folder = shared.join("models/tokenizers/llama2");
+    let file: Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("tokenizer.json")).unwrap()).unwrap();
+    let merges = file["model"]["merges"].as_array().unwrap().iter();
+    let words: String = merges.map(|m| m.as_str().unwrap().replace([' ', '▁'], " ")).collect();
+    let from_json = Tokenizer::from_folder(&folder).unwrap();
+    for text in (1..200).map(|n| " ".repeat(n) + "x").chain([words.replace(' ', ""), words]) {
         let ids = tokenizer.encode(&text, Specials::Text).unwrap();
         assert_eq!(ids, from_json.encode(&text, Specials::Text).unwrap(), "{} bytes", text.len());
     }
 }
 
-// --- small vocabularies -----------------------------------------------------------------------
+#[test]
+fn mistral_as_gguf_encodes_as_its_folder() {
+    let Some(shared) = support::shared() else { return };
+    let (folder, found) = (
+        Tokenizer::from_folder(&shared.join("models/tokenizers/mistral-v1")).unwrap(),
+        as_gguf(&shared, "mistral-v1", 32_000),
+    );
+    for entry in golden(&shared, "llama2") {
+        let ids = |tokenizer: &Tokenizer| tokenizer.encode_prompt(&entry.text, Specials::Text).unwrap();
+        assert_eq!(ids(&found), ids(&folder), "{:?}", entry.text);
+    }
+}
+
+#[test]
+fn what_gguf_can_not_say_of_a_tokenizer_is_refused() {
+    let vocab =
+        |file: &Value, rows| Tokenizer::vocab(folder(&[("tokenizer.json", file.to_string())]).path(), rows);
+    let whole = byte_level_json();
+    let count = whole["model"]["vocab"].as_object().unwrap().len();
+    assert_eq!(vocab(&whole, count + 2).unwrap().tokens[count..], ["[PAD267]", "[PAD268]"].map(String::from));
+    let refused = |change: &dyn Fn(&mut Value), part: &str| {
+        let mut file = byte_level_json();
+        change(&mut file);
+        let error = vocab(&file, count).err().unwrap_or_else(|| panic!("not refused: {part}"));
+        assert!(error.to_string().contains(part), "{error}");
+    };
+    refused(&|file| file["pre_tokenizer"]["add_prefix_space"] = true.into(), "pre-tokenizer");
+    refused(&|file| file["model"]["ignore_merges"] = true.into(), "pre-tokenizer");
+    refused(&|file| file["normalizer"] = json!({"type": "NFKC"}), "pre-tokenizer");
+    assert!(vocab(&whole, count - 1).unwrap_err().to_string().contains("rows"));
+
+    // A piece whose merges stand apart, and two pieces that never merge.
+    let pieces = ["<unk>", "a", "b", "c", "ab", "bc", "abc"];
+    let ids: serde_json::Map<String, Value> =
+        pieces.iter().enumerate().map(|(id, t)| (t.to_string(), json!(id))).collect();
+    let pieces = |merges: &[&str]| {
+        let file = json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": {"type": "ByteFallback"},
+            "model": {"type": "BPE", "vocab": ids, "merges": merges, "unk_token": "<unk>", "byte_fallback": true},
+        });
+        vocab(&file, ids.len())
+    };
+    let scores = pieces(&["a b", "b c", "ab c", "a bc"]).unwrap().scores;
+    assert_eq!(scores[4..], [0.0, -1.0, -2.0]);
+    assert!(pieces(&["a b", "ab c", "b c", "a bc"]).unwrap_err().to_string().contains("stand apart"));
+    assert!(pieces(&["a b", "b c", "ab c"]).unwrap_err().to_string().contains("do not merge"));
+}
 
 #[test]
 fn byte_level_merges_by_rank_and_keeps_specials() {

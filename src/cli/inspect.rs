@@ -86,7 +86,10 @@ fn describe(files: &ModelFiles, ctx: Option<usize>) -> Result<String> {
     for kv in KvFormat::ALL {
         let per_token = bytes_per_token(&files.graph().caches, kv);
         let all = megabytes(per_token.saturating_mul(ctx as u64));
-        lines.push(format!("cache in {kv}     {per_token} bytes a token, {all} for {ctx} tokens"));
+        lines.push(format!(
+            "{:<17}{per_token} bytes a token, {all} for {ctx} tokens",
+            format!("cache in {kv}")
+        ));
     }
     lines.push(match files.tokenizer() {
         Ok(tokenizer) => {

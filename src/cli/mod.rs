@@ -3,6 +3,7 @@
 
 mod bench;
 mod ceilings;
+mod convert;
 mod devices;
 mod inspect;
 mod kernels;
@@ -45,6 +46,8 @@ enum Command {
     Logits(logits::Args),
     /// Say how well a model predicts a text, or how near its logits are to others
     Perplexity(perplexity::Args),
+    /// Write a GGUF file with a Hugging Face folder's model and tokenizer; needs no GPU
+    Convert(convert::Args),
     /// Write a GGUF file with its weights in another format; needs no GPU
     Quantize(quantize::Args),
     /// Print a text's tokens; needs no GPU
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Logits(args) => logits::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Tokenize(args) => tokenize::run(args),
     };

@@ -112,6 +112,11 @@ pub fn prompt(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| Error::option("prompt", format!("standard input is not UTF-8: {e}")))
 }
 
+/// The formats of weights that an option takes.
+pub fn formats() -> [&'static str; WeightFormat::ALL.len()] {
+    WeightFormat::ALL.map(WeightFormat::name)
+}
+
 /// A bar on a terminal, and nothing elsewhere.
 pub fn progress_bar(template: &str) -> ProgressBar {
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(0) } else { ProgressBar::hidden() };
@@ -125,7 +130,7 @@ pub fn progress_bar(template: &str) -> ProgressBar {
 #[derive(Args)]
 pub struct LoadArgs {
     /// Quantise weights stored in f32, f16 or bf16 while they are loaded [example: q4_k]
-    #[arg(long, value_name = "FORMAT", value_parser = WeightFormat::ALL.map(WeightFormat::name))]
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
     quantize: Option<String>,
 }
 

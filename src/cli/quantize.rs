@@ -1,55 +1,86 @@
 //! `wgllama quantize`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use wgllama::files::Gguf;
 use wgllama::model::Quantize;
-use wgllama::{Result, WeightFormat};
+use wgllama::{ModelFiles, Result, WeightFormat};
 
-use super::options::progress_bar;
+use super::options::{formats, progress_bar};
 use super::output::Output;
 use super::{Outcome, tell};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// GGUF file in f32, f16 or bf16
+    /// GGUF file or Hugging Face folder in f32, f16 or bf16
     input: PathBuf,
     /// The file to write
     output_file: PathBuf,
     /// Format of most matrices [example: q4_k]
-    #[arg(long, value_name = "FORMAT", value_parser = WeightFormat::ALL.map(WeightFormat::name))]
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
     format: String,
-    /// Format of the embedding [default: that of --format, or of --output where it makes the logits, too]
-    #[arg(long, value_name = "FORMAT", value_parser = WeightFormat::ALL.map(WeightFormat::name))]
-    embedding: Option<String>,
-    /// Format of the matrix that makes the logits [default: q6_k if --format is smaller]
-    #[arg(long, value_name = "FORMAT", value_parser = WeightFormat::ALL.map(WeightFormat::name))]
-    output: Option<String>,
+    #[command(flatten)]
+    formats: Formats,
     /// Quantise tensors that are quantised already
     #[arg(long)]
     requantize: bool,
 }
 
+/// The formats of what is not like most.
+#[derive(clap::Args)]
+pub struct Formats {
+    /// Format of the embedding [default: that of --format, or of --output where it makes the logits, too]
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    embedding: Option<String>,
+    /// Format of the matrix that makes the logits [default: q6_k if --format is smaller]
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    output: Option<String>,
+}
+
+impl Formats {
+    /// These, and `format` for all the others.
+    pub fn with(&self, format: Option<&str>) -> Result<Quantize> {
+        let parse = |text: Option<&str>| -> Result<Option<WeightFormat>> { text.map(str::parse).transpose() };
+        Ok(Quantize {
+            format: parse(format)?,
+            embedding: parse(self.embedding.as_deref())?,
+            output: parse(self.output.as_deref())?,
+            requantize: false,
+        })
+    }
+}
+
 pub fn run(args: &Args) -> Outcome {
-    let parse = |text: &Option<String>| -> Result<Option<WeightFormat>> {
-        text.as_deref().map(str::parse).transpose()
+    let formats = args.formats.with(Some(&args.format))?;
+    write(&args.input, &args.output_file, Quantize { requantize: args.requantize, ..formats })
+}
+
+/// Writes `input`, a file or a folder, to `output_file` as `quantize` says.
+pub fn write(input: &Path, output_file: &Path, quantize: Quantize) -> Outcome {
+    // Opened first: what can't be read leaves no trace of an output.
+    let (folder, file) = if input.is_dir() {
+        (Some(ModelFiles::open(input)?), None)
+    } else {
+        (None, Some(Gguf::open(input)?))
     };
-    let quantize = Quantize {
-        format: args.format.parse()?,
-        embedding: parse(&args.embedding)?,
-        output: parse(&args.output)?,
-        requantize: args.requantize,
-    };
-    let from = Gguf::open(&args.input)?;
-    let mut out = Output::create(&args.output_file)?;
-    let bar = progress_bar("quantising {wide_bar} {pos}/{len} tensors");
+    let mut out = Output::create(output_file)?;
     let path = out.path().to_path_buf();
-    quantize.write(&from, &mut out.file, &path, |done, all| {
+    let bar = progress_bar("writing {wide_bar} {pos}/{len} tensors");
+    let progress = |done, all| {
         bar.set_length(all);
         bar.set_position(done);
-    })?;
+    };
+    let mut left = Vec::new();
+    if let Some(folder) = &folder {
+        left = quantize.convert(folder, &mut out.file, &path, progress)?;
+    } else if let Some(file) = &file {
+        quantize.write(file, &mut out.file, &path, progress)?;
+    }
     bar.finish_and_clear();
     out.finish()?;
+    if !left.is_empty() {
+        tell(format_args!("not written, since the model has no place for them: {}", left.join(", ")));
+    }
     let size = std::fs::metadata(&path).map_or(0, |m| m.len());
     tell(format_args!("{:.1} MB in {}", size as f64 / 1e6, path.display()));
     Ok(())

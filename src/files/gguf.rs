@@ -47,6 +47,11 @@ impl Kind {
         Self::Array, Self::U64, Self::I64, Self::F64,
     ];
 
+    /// GGUF's number.
+    fn number(self) -> u32 {
+        Self::ALL.iter().position(|kind| *kind == self).unwrap_or_default() as u32
+    }
+
     /// Bytes of a value; the fewest possible where values differ in length.
     const fn min_bytes(self) -> usize {
         match self {

@@ -2,7 +2,7 @@
 //! 4 or 5, or from GGUF metadata.
 
 use crate::error::{Error, Result};
-use crate::files::{Gguf, JsonFile};
+use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::graph::Rope;
 
 /// Larger sizes than any model's are refused, so that no product of them overflows.
@@ -134,6 +134,28 @@ impl Config {
         };
         config.validate(|name, message| gguf.error(&gguf_key(arch, name), message))?;
         Ok(config)
+    }
+
+    /// Writes what [`Self::from_gguf`] reads, and what other engines want besides.
+    pub fn to_gguf(&self, writer: &mut GgufWriter) {
+        let arch = self.model_type.as_str();
+        let sizes = [
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("attention.value_length", self.head_dim),
+            ("partial_rotary_factor", self.rotated()),
+            ("vocab_size", self.vocab_size),
+        ];
+        for (name, size) in sizes {
+            writer.u32(&gguf_key(arch, name), u32::try_from(size).unwrap_or(u32::MAX));
+        }
+        writer.f32(&gguf_key(arch, "rms_norm_eps"), self.rms_norm_eps);
+        writer.f32(&gguf_key(arch, "rope_theta"), self.rope_theta as f32);
     }
 
     /// Values of a head that turn: even, and at most all.

@@ -1,20 +1,24 @@
-//! A GGUF file in other formats.
+//! Writing GGUF: another file in other formats, or a Hugging Face folder.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::Path;
 
 use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::files::{Gguf, GgufWriter};
+use crate::graph::Part;
 use crate::host::{HostTensor, TensorSource};
 use crate::model::weights::convert;
+use crate::model::{ModelFiles, names};
+use crate::tokenizer::Tokenizer;
 use crate::{native, quant};
 
 /// Which formats a file's matrices are to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quantize {
-    /// Of most matrices.
-    pub format: WeightFormat,
+    /// Of most matrices; each stays as it is if none is named.
+    pub format: Option<WeightFormat>,
     /// Of the embedding; `format` if none is named.
     pub embedding: Option<WeightFormat>,
     /// Of the matrix of the logits, or of the embedding where that serves for both; by default
@@ -26,6 +30,9 @@ pub struct Quantize {
 
 const EMBEDDING: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
+
+/// The format of vectors: the only one that other engines take.
+const VECTORS: WeightFormat = WeightFormat::F32;
 
 /// About how many bytes are converted at a time.
 const CHUNK: usize = 4 << 20;
@@ -56,19 +63,20 @@ fn file_type(format: WeightFormat) -> u32 {
 impl Quantize {
     /// The format of a tensor in the new file.
     fn wanted(&self, name: &str, tensor: &HostTensor<'_>, tied: bool) -> Result<WeightFormat> {
-        let &[.., rows, cols] = tensor.shape.as_slice() else { return Ok(tensor.format) };
+        let &[.., rows, cols] = tensor.shape.as_slice() else { return Ok(VECTORS) };
         // Norms and biases may be stored as a single row.
         if rows < 2 || !name.ends_with(".weight") {
             return Ok(tensor.format);
         }
-        let small =
-            self.format.block_bytes() * 256 / self.format.block_len() < WeightFormat::Q6_K.block_bytes();
-        let output = self.output.unwrap_or(if small { WeightFormat::Q6_K } else { self.format });
+        let most = self.format.unwrap_or(tensor.format);
+        let bits = |format: WeightFormat| format.block_bytes() * 256 / format.block_len();
+        let small = self.format.is_some_and(|format| bits(format) < bits(WeightFormat::Q6_K));
+        let output = self.output.unwrap_or(if small { WeightFormat::Q6_K } else { most });
         let wanted = match name {
             OUTPUT => output,
             EMBEDDING if tied => self.embedding.unwrap_or(output),
-            EMBEDDING => self.embedding.unwrap_or(self.format),
-            _ => self.format,
+            EMBEDDING => self.embedding.unwrap_or(most),
+            _ => most,
         };
         let format = quant::fitting(wanted, cols);
         if format != tensor.format && tensor.format.block_len() > 1 && !self.requantize {
@@ -89,45 +97,122 @@ impl Quantize {
         from: &Gguf,
         out: &mut impl Write,
         path: &Path,
-        mut progress: impl FnMut(u64, u64),
+        progress: impl FnMut(u64, u64),
     ) -> Result<()> {
-        let tensors: Vec<(&str, HostTensor<'_>)> =
-            from.names().into_iter().filter_map(|name| Some((name, from.tensor(name)?))).collect();
         if let Some(problem) = from.left_out().find_map(|name| from.format_problem(name)) {
             return Err(problem);
         }
-        let tied = from.tensor(OUTPUT).is_none();
+        let stored = |name: &str| {
+            let tensor = from.tensor(name)?;
+            Some(Stored { name: name.to_string(), tensor, files: from.path(), order: None })
+        };
+        let tensors = from.names().into_iter().filter_map(stored).collect();
         let mut writer = GgufWriter::default();
-        // A fixed number of its own describes the new file.
-        let own = ["general.file_type", "general.quantization_version", "general.alignment"];
-        from.keys().filter(|key| !own.contains(key)).for_each(|key| writer.copy(from, key));
-        writer.u32(own[0], file_type(self.format));
-        writer.u32(own[1], 2);
-        let formats = tensors
-            .iter()
-            .map(|(name, tensor)| self.wanted(name, tensor, tied))
+        from.keys().filter(|key| !OWN.contains(key)).for_each(|key| writer.copy(from, key));
+        self.finish(writer, tensors, out, path, progress)
+    }
+
+    /// Writes the model in a Hugging Face folder, with its tokenizer, likewise. Returns the tensors of
+    /// the folder that the model has no place for, and that are not written.
+    pub fn convert(
+        &self,
+        from: &ModelFiles,
+        out: &mut impl Write,
+        path: &Path,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Vec<String>> {
+        let config = from.config();
+        let mut writer = GgufWriter::default();
+        let name = from.path().canonicalize().unwrap_or_default();
+        writer.string("general.architecture", &config.model_type);
+        writer.string("general.name", &name.file_name().unwrap_or_default().to_string_lossy());
+        config.to_gguf(&mut writer);
+        writer.vocab(&Tokenizer::vocab(from.path(), config.vocab_size)?);
+
+        let graph = from.graph();
+        let matrices = graph.weights.iter().flat_map(|w| &w.parts);
+        let parts = matrices.chain(graph.vectors.iter().flat_map(|v| &v.parts));
+        let tensors = parts
+            .map(|part| {
+                let order = Some((from, part));
+                let tensor = from.tensor(&part.tensor)?;
+                Ok(Stored { name: names::gguf(&part.tensor), tensor, files: from.path(), order })
+            })
             .collect::<Result<Vec<_>>>()?;
-        for ((name, tensor), format) in tensors.iter().zip(&formats) {
-            writer.tensor(name, &tensor.shape, *format);
+        let written: HashSet<&str> =
+            tensors.iter().filter_map(|t| Some(t.order?.1.tensor.as_str())).collect();
+        let left = from.tensors().into_iter().map(|(name, _)| name).filter(|name| !written.contains(name));
+        let left = left.map(str::to_string).collect();
+        self.finish(writer, tensors, out, path, progress)?;
+        Ok(left)
+    }
+
+    fn finish<W: Write>(
+        &self,
+        mut writer: GgufWriter,
+        tensors: Vec<Stored<'_>>,
+        out: &mut W,
+        path: &Path,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<()> {
+        let tied = !tensors.iter().any(|t| t.name == OUTPUT);
+        let formats =
+            tensors.iter().map(|t| self.wanted(&t.name, &t.tensor, tied)).collect::<Result<Vec<_>>>()?;
+        let most = || tensors.iter().zip(&formats).max_by_key(|(t, _)| t.tensor.len()).map(|(_, f)| *f);
+        writer.u32(OWN[0], file_type(self.format.or_else(most).unwrap_or(WeightFormat::F32)));
+        writer.u32(OWN[1], 2);
+        for (stored, format) in tensors.iter().zip(&formats) {
+            writer.tensor(&stored.name, &stored.tensor.shape, *format);
         }
         let all = tensors.len() as u64;
         writer.write(path, out, |i, out| {
-            let (name, tensor) = &tensors[i];
-            let failed = |e| Error::io(path, e);
-            if formats[i] == tensor.format {
-                out.write_all(tensor.bytes).map_err(failed)?;
-            } else {
-                let row_bytes = tensor.bytes.len() / (tensor.len() / tensor.shape.last().unwrap_or(&1));
-                let rows: Vec<&[u8]> = tensor.bytes.chunks_exact(row_bytes).collect();
-                for rows in rows.chunks((CHUNK / row_bytes).max(1)) {
-                    let convert = |row: &&[u8]| convert(tensor, from.path(), name, row, formats[i]);
-                    for (_, row) in native::parallel(rows, convert) {
-                        out.write_all(&row?).map_err(failed)?;
-                    }
-                }
-            }
+            tensors[i].write(formats[i], out, path)?;
             progress(i as u64 + 1, all);
             Ok(())
         })
+    }
+}
+
+/// Keys of what a new file says of itself.
+const OWN: [&str; 3] = ["general.file_type", "general.quantization_version", "general.alignment"];
+
+/// A tensor to be written.
+struct Stored<'a> {
+    /// Its name in the new file.
+    name: String,
+    tensor: HostTensor<'a>,
+    /// Where it is stored, for errors.
+    files: &'a Path,
+    /// The order of its rows, where that changes.
+    order: Option<(&'a ModelFiles, &'a Part)>,
+}
+
+impl Stored<'_> {
+    fn write(&self, format: WeightFormat, out: &mut impl Write, path: &Path) -> Result<()> {
+        let failed = |e| Error::io(path, e);
+        let tensor = &self.tensor;
+        if format == tensor.format && self.order.is_none() {
+            return out.write_all(tensor.bytes).map_err(failed);
+        }
+        // A vector has as many rows as values where their order changes.
+        let row_values = if tensor.shape.len() > 1 || self.order.is_none() {
+            tensor.shape.last().copied().unwrap_or(1).max(1)
+        } else {
+            1
+        };
+        let rows = tensor.len() / row_values;
+        let row_bytes = tensor.bytes.len() / rows.max(1);
+        let row = |row: usize| {
+            let row = self.order.map_or(row, |(files, part)| files.stored_row(part, row));
+            &tensor.bytes[row * row_bytes..][..row_bytes]
+        };
+        let rows: Vec<&[u8]> = (0..rows).map(row).collect();
+        for rows in rows.chunks((CHUNK / row_bytes.max(1)).max(1)) {
+            let convert = |row: &&[u8]| convert(tensor, self.files, &self.name, row, format);
+            for (_, row) in native::parallel(rows, convert) {
+                out.write_all(&row?).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 }

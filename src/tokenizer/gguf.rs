@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{NFC, NormalizerWrapper, Prepend, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -17,7 +18,7 @@ use super::{GgufVocab, MAX_TOKENS, Parts, error};
 use crate::Result;
 
 /// `tokenizer.ggml.token_type`, as GGUF defines it.
-mod token_type {
+pub(super) mod token_type {
     pub const NORMAL: i32 = 1;
     pub const UNKNOWN: i32 = 2;
     pub const CONTROL: i32 = 3;
@@ -48,7 +49,7 @@ const QWEN2_WORDS: &str = concat!(
 
 /// A way to cut text into words before BPE.
 #[derive(Clone, Copy, PartialEq)]
-enum Pre {
+pub(super) enum Pre {
     Gpt2,
     SmolLm,
     Llama3,
@@ -73,6 +74,42 @@ impl Pre {
             let known = Self::NAMES.map(|(known, _)| known).join(", ");
             error(path, format!("pre-tokenizer '{name}' is not known; known: {known}"))
         })
+    }
+
+    /// The name of the way that a `tokenizer.json` cuts.
+    pub(super) fn name_of(
+        path: &Path,
+        normalizer: &Value,
+        pre_tokenizer: &Value,
+        ignores_merges: bool,
+    ) -> Result<&'static str> {
+        // Where a token begins in the text is of no interest here.
+        fn without_offsets(mut value: Value) -> Value {
+            if let Some(fields) = value.as_object_mut() {
+                fields.remove("trim_offsets");
+            }
+            if let Some(list) = value.get_mut("pretokenizers").and_then(Value::as_array_mut) {
+                list.iter_mut().for_each(|entry| *entry = without_offsets(entry.take()));
+            }
+            value
+        }
+        let json = |pre: &PreTokenizerWrapper| serde_json::to_value(pre).map(without_offsets).ok();
+        // Read and written once, so that defaults are there.
+        let given = serde_json::from_value(pre_tokenizer.clone()).ok().and_then(|pre| json(&pre));
+        for (name, pre) in Self::NAMES.into_iter().skip(1) {
+            let same_words = given.is_some() && json(&pre.build(path)?) == given;
+            let same_text = match pre {
+                Self::Qwen2 => normalizer.get("type").and_then(Value::as_str) == Some("NFC"),
+                _ => normalizer.is_null(),
+            };
+            if same_words && same_text && ignores_merges == (pre == Self::Llama3) {
+                return Ok(name);
+            }
+        }
+        let known = Self::NAMES.map(|(known, _)| known).join(", ");
+        let message =
+            format!("GGUF's name for this pre-tokenizer is not known; known: {known}: {pre_tokenizer}");
+        Err(error(path, message))
     }
 
     fn build(self, path: &Path) -> Result<PreTokenizerWrapper> {

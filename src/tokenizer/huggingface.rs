@@ -155,7 +155,7 @@ impl Config {
 }
 
 /// A token id. Some files write -1 or null for none.
-fn id(value: &Value) -> Option<u32> {
+pub(super) fn id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
@@ -190,7 +190,7 @@ fn read_text(path: &PathBuf) -> Result<Option<String>> {
     fs::read_to_string(path).map(Some).map_err(|e| Error::io(path, e))
 }
 
-fn read_json(path: &PathBuf) -> Result<Option<Value>> {
+pub(super) fn read_json(path: &PathBuf) -> Result<Option<Value>> {
     read_text(path)?
         .map(|text| serde_json::from_str(&text).map_err(|e| error(path, format!("not valid JSON: {e}"))))
         .transpose()
@@ -213,7 +213,7 @@ fn check_version(path: &Path, file: &Value) -> Result<()> {
 }
 
 /// The entry and all entries in it.
-fn nested(value: &Value) -> Vec<&Value> {
+pub(super) fn nested(value: &Value) -> Vec<&Value> {
     let mut all = vec![value];
     for key in ["normalizers", "pretokenizers", "decoders", "processors"] {
         if let Some(list) = value.get(key).and_then(Value::as_array) {
@@ -223,11 +223,11 @@ fn nested(value: &Value) -> Vec<&Value> {
     all
 }
 
-fn kind_of(value: &Value) -> Option<&str> {
+pub(super) fn kind_of(value: &Value) -> Option<&str> {
     value.get("type")?.as_str()
 }
 
-fn contains_kind(value: &Value, kind: &str) -> bool {
+pub(super) fn contains_kind(value: &Value, kind: &str) -> bool {
     nested(value).into_iter().any(|v| kind_of(v) == Some(kind))
 }
 

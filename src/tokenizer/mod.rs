@@ -3,6 +3,7 @@
 //! this module owns which of its parts a model needs, the BOS rule, and the guard that keeps
 //! special tokens out of what a user wrote. It reads no GGUF file and knows no model.
 
+mod export;
 mod gguf;
 mod huggingface;
 mod stream;
@@ -155,6 +156,12 @@ impl Tokenizer {
     pub fn from_folder(dir: &Path) -> Result<Self> {
         let path = dir.join(huggingface::TOKENIZER_FILE);
         Self::assemble(&path, huggingface::parts(dir)?)
+    }
+
+    /// What a GGUF file is to say of the tokenizer in a model folder, for a model whose embedding has
+    /// `rows` rows. An error if GGUF can't say it.
+    pub fn vocab(dir: &Path, rows: usize) -> Result<GgufVocab> {
+        export::vocab(dir, rows)
     }
 
     /// Builds the tokenizer that a GGUF file describes. `path` serves only for messages.

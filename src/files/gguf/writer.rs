@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{DEFAULT_ALIGNMENT, Gguf, Kind, TYPE_NAMES, Value};
 use crate::dtype::WeightFormat;
+use crate::tokenizer::GgufVocab;
 use crate::{Error, Result};
 
 /// What a file will hold: metadata, then the names, shapes and formats of its tensors.
@@ -40,14 +41,73 @@ impl GgufWriter {
     fn entry(&mut self, key: &str, kind: Kind) {
         self.values += 1;
         string(key, &mut self.metadata);
-        let number = Kind::ALL.iter().position(|k| *k == kind).unwrap_or_default() as u32;
-        self.metadata.extend(number.to_le_bytes());
+        self.metadata.extend(kind.number().to_le_bytes());
     }
 
     /// A metadata entry of an unsigned integer.
     pub fn u32(&mut self, key: &str, value: u32) {
         self.entry(key, Kind::U32);
         self.metadata.extend(value.to_le_bytes());
+    }
+
+    /// One of a number.
+    pub fn f32(&mut self, key: &str, value: f32) {
+        self.entry(key, Kind::F32);
+        self.metadata.extend(value.to_le_bytes());
+    }
+
+    /// One of yes or no.
+    pub fn bool(&mut self, key: &str, value: bool) {
+        self.entry(key, Kind::Bool);
+        self.metadata.push(u8::from(value));
+    }
+
+    /// One of text.
+    pub fn string(&mut self, key: &str, value: &str) {
+        self.entry(key, Kind::String);
+        string(value, &mut self.metadata);
+    }
+
+    /// One of several values, each written by `put`.
+    fn array<T>(&mut self, key: &str, kind: Kind, values: &[T], put: impl Fn(&T, &mut Vec<u8>)) {
+        self.entry(key, Kind::Array);
+        self.metadata.extend(kind.number().to_le_bytes());
+        self.metadata.extend((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|value| put(value, &mut self.metadata));
+    }
+
+    /// The tokenizer, as [`Gguf::vocab`] reads it.
+    pub fn vocab(&mut self, vocab: &GgufVocab) {
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        let text = |text: &String, out: &mut Vec<u8>| string(text, out);
+        self.string(&key("model"), &vocab.model);
+        vocab.pre.iter().for_each(|pre| self.string(&key("pre"), pre));
+        self.array(&key("tokens"), Kind::String, &vocab.tokens, text);
+        if !vocab.scores.is_empty() {
+            self.array(&key("scores"), Kind::F32, &vocab.scores, |v, out| out.extend(v.to_le_bytes()));
+        }
+        if !vocab.token_types.is_empty() {
+            self.array(&key("token_type"), Kind::I32, &vocab.token_types, |v, out| {
+                out.extend(v.to_le_bytes())
+            });
+        }
+        if !vocab.merges.is_empty() {
+            self.array(&key("merges"), Kind::String, &vocab.merges, text);
+        }
+        let ids =
+            [("bos", vocab.bos), ("eos", vocab.eos), ("eot", vocab.eot), ("unknown", vocab.unk)].into_iter();
+        for (name, id) in ids.filter_map(|(name, id)| Some((name, id?))) {
+            self.u32(&key(&format!("{name}_token_id")), id);
+        }
+        let choices = [
+            ("add_bos_token", vocab.add_bos),
+            ("add_eos_token", vocab.add_eos),
+            ("add_space_prefix", vocab.add_space_prefix),
+        ];
+        for (name, choice) in choices.into_iter().filter_map(|(name, choice)| Some((name, choice?))) {
+            self.bool(&key(name), choice);
+        }
+        vocab.chat_template.iter().for_each(|template| self.string("tokenizer.chat_template", template));
     }
 
     /// The entry `key` of another file, if it has that.
@@ -69,10 +129,7 @@ impl GgufWriter {
             Value::F32(v) => scalar(Kind::F32, &v.to_le_bytes()),
             Value::F64(v) => scalar(Kind::F64, &v.to_le_bytes()),
             Value::Bool(v) => scalar(Kind::Bool, &[u8::from(*v)]),
-            Value::String(v) => {
-                self.entry(key, Kind::String);
-                string(v, &mut self.metadata);
-            }
+            Value::String(v) => self.string(key, v),
             Value::Array(array) => {
                 self.entry(key, Kind::Array);
                 // Type and length of an array come before its elements.
