@@ -46,11 +46,14 @@ pub enum WeightFormat {
     IQ4_XS,
     /// 32 weights: a power of two, nibbles that are floats of four bits.
     MXFP4,
+    /// 32 weights: f16 scale d, f16 zero z (a whole number), 16 bytes of nibbles q; w = d (q - z).
+    /// What AWQ and GPTQ checkpoints become; GGUF has no such format.
+    U4,
 }
 
 impl WeightFormat {
     /// All formats, for enumeration in tests and tables.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -69,13 +72,21 @@ impl WeightFormat {
         Self::IQ4_NL,
         Self::IQ4_XS,
         Self::MXFP4,
+        Self::U4,
     ];
 
     /// Weights in one block; a row is a whole number of blocks.
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 | Self::F8_E4M3 | Self::F8_E5M2 => 1,
-            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::IQ4_NL | Self::MXFP4 => 32,
+            Self::Q8_0
+            | Self::Q4_0
+            | Self::Q4_1
+            | Self::Q5_0
+            | Self::Q5_1
+            | Self::IQ4_NL
+            | Self::MXFP4
+            | Self::U4 => 32,
             Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::IQ4_XS => 256,
         }
     }
@@ -99,6 +110,7 @@ impl WeightFormat {
             Self::IQ4_NL => 18,
             Self::IQ4_XS => 136,
             Self::MXFP4 => 17,
+            Self::U4 => 20,
         }
     }
 
@@ -123,6 +135,7 @@ impl WeightFormat {
             Self::IQ4_NL => "iq4_nl",
             Self::IQ4_XS => "iq4_xs",
             Self::MXFP4 => "mxfp4",
+            Self::U4 => "u4",
         }
     }
 

@@ -1,8 +1,10 @@
 //! Tensors that live in host memory, usually in a memory map.
 
+use std::borrow::Cow;
+
 use crate::dtype::WeightFormat;
 
-/// A view of one stored tensor; owns only its shape.
+/// One stored tensor: a view of its bytes, or bytes that were made of what is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostTensor<'a> {
     /// Storage format of `bytes`.
@@ -10,7 +12,7 @@ pub struct HostTensor<'a> {
     /// Row-major shape, outermost dimension first: `[rows, columns]` for a matrix.
     pub shape: Vec<usize>,
     /// The stored bytes: exactly as many as `shape` and `format` ask for.
-    pub bytes: &'a [u8],
+    pub bytes: Cow<'a, [u8]>,
 }
 
 impl HostTensor<'_> {
@@ -29,6 +31,11 @@ impl HostTensor<'_> {
 pub trait TensorSource: Send + Sync {
     /// All names, in the order of the file.
     fn names(&self) -> Vec<&str>;
+
+    /// Format and shape of the tensor called `name`, which may cost less than its bytes.
+    fn describe(&self, name: &str) -> Option<(WeightFormat, Vec<usize>)> {
+        self.tensor(name).map(|tensor| (tensor.format, tensor.shape))
+    }
 
     /// The tensor called `name`.
     fn tensor(&self, name: &str) -> Option<HostTensor<'_>>;

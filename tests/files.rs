@@ -80,7 +80,7 @@ fn safetensors_round_trip() {
     let b = folder.tensor("b").unwrap();
     assert_eq!(
         (b.format, b.shape.as_slice(), b.bytes),
-        (WeightFormat::BF16, &[2][..], &[24, 25, 26, 27][..])
+        (WeightFormat::BF16, &[2][..], (&[24, 25, 26, 27][..]).into())
     );
     assert!(folder.tensor("c").is_none() && folder.format_problem("c").is_none());
     assert!(folder.format_problem("a").is_none());
@@ -249,7 +249,7 @@ fn safetensors_shards_with_an_index() {
     let dir = folder(&files);
     let source = SafetensorsFolder::open(dir.path()).unwrap();
     assert_eq!(source.names(), ["b", "a"]);
-    assert_eq!(source.tensor("a").unwrap().bytes, b"aaaa");
+    assert_eq!(source.tensor("a").unwrap().bytes[..], *b"aaaa");
     assert_eq!(source.files().count(), 2);
 }
 
@@ -539,7 +539,7 @@ fn gguf_other_alignment() {
     let mut writer = writer().value("general.alignment", U32, 64u32.to_le_bytes());
     writer.alignment = 64;
     let writer = writer.tensor("a", &[1], 0, 4).tensor("b", &[2], 0, 8);
-    assert_eq!(writer.open().unwrap().tensor("b").unwrap().bytes, [2; 8]);
+    assert_eq!(writer.open().unwrap().tensor("b").unwrap().bytes[..], [2; 8]);
 }
 
 /// A small vocabulary; `scores` of them have a score.
@@ -1065,7 +1065,7 @@ fn shared_quants_come_out_as_others_write_them() {
             }
             let [x, a, b] = [x, a, b].map(|t| {
                 let mut values = vec![0.0; t.len()];
-                wgllama::quant::decode(t.format, t.bytes, &mut values);
+                wgllama::quant::decode(t.format, &t.bytes, &mut values);
                 values
             });
             let error = |v: &[f32]| v.iter().zip(&x).map(|(v, x)| (v - x).powi(2)).sum::<f32>();

@@ -232,7 +232,7 @@ fn limit(variant: &Variant) -> Option<f64> {
         WeightFormat::BF16 => 2.5,
         WeightFormat::F8_E5M2 => 4.0,
         WeightFormat::Q8_0 => 2.75,
-        WeightFormat::Q4_0 | WeightFormat::Q4_1 => 3.0,
+        WeightFormat::Q4_0 | WeightFormat::Q4_1 | WeightFormat::U4 => 3.0,
         other if is_looked_up(other) => return None,
         // Four-bit floats become bytes in fifteen steps, four at a time.
         WeightFormat::MXFP4 => 7.25,

@@ -181,7 +181,7 @@ fn gemv_of_bytes_is_that_of_rounded_activations() {
     let Some(gpu) = gpu() else { return };
     let rows_of = in_rows(&gpu);
     let trees = Caps { subgroup: None, ..rows_of.clone() };
-    for format in [WeightFormat::Q8_0, WeightFormat::Q4_0, WeightFormat::Q4_1] {
+    for format in [WeightFormat::Q8_0, WeightFormat::Q4_0, WeightFormat::Q4_1, WeightFormat::U4] {
         for (k, rows, tokens, bias) in [(96, 33, 1, true), (576, 7, 1, false), (576, 9, 3, false)] {
             let mut rig = Rig::new(linear_graph(k, rows, bias), format, k as u64);
             // The embedding as it is, so that the same values are rounded here and there.

@@ -6,6 +6,8 @@ mod support;
 use std::cell::RefCell;
 use std::path::Path;
 
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
@@ -656,9 +658,8 @@ fn stories_converted_equals_the_file_of_others() {
     let expected = ModelFiles::open(&shared.join("models/stories260K-f32.gguf")).unwrap();
     assert_eq!(found.config(), expected.config());
     let sorted = |files: &ModelFiles| {
-        let own = |(name, tensor): (&str, wgllama::host::HostTensor<'_>)| {
-            (name.to_string(), tensor.format, tensor.shape.clone(), tensor.bytes.to_vec())
-        };
+        let bytes = |name: &str| files.gguf().unwrap().tensor(name).unwrap().bytes.to_vec();
+        let own = |(name, format, shape): (&str, _, _)| (name.to_string(), format, shape, bytes(name));
         let mut all: Vec<_> = files.tensors().into_iter().map(own).collect();
         all.sort();
         all
@@ -674,6 +675,205 @@ fn stories_converted_equals_the_file_of_others() {
     };
     let (found, expected) = (vocab(&found), vocab(&expected));
     assert_eq!(found, expected);
+}
+
+// ---- AWQ and GPTQ
+
+/// A model whose rows are whole groups of 128.
+fn wide() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = Tiny { hidden: 256, intermediate: 384, heads: 8, head_dim: 16, ..Tiny::default() };
+    Tiny { biases: false, layers: 1, ..shape }.write(folder.path()).unwrap();
+    folder
+}
+
+fn add_to_config(folder: &TempDir, key: &str, value: Value) {
+    let path = folder.path().join("config.json");
+    let mut config: Map<String, Value> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config.insert(key.to_string(), value);
+    std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+}
+
+/// Sets four bits at `place` of word `at`.
+fn set(words: &mut [u32], at: usize, place: usize, value: u32) {
+    assert!(value < 16);
+    words[at] |= value << (4 * place);
+}
+
+/// The model with its layers' matrices packed as `method` does, and the same in F32.
+fn packed(method: &str, group: usize) -> (TempDir, TempDir) {
+    let (folder, plain) = (wide(), wide());
+    let mut random = ChaCha8Rng::seed_from_u64(group as u64);
+    let mut decoded = read_tensors(plain.path());
+    let mut tensors = Vec::new();
+    for tensor in &mut decoded {
+        if tensor.shape.len() != 2 || !tensor.name.contains("layers") {
+            tensors.push(tensor.clone());
+            continue;
+        }
+        let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
+        let size = if group == 0 { cols } else { group };
+        let groups = cols / size;
+        let awq = method == "awq";
+        let (mut qweight, mut qzeros) = (vec![0u32; rows * cols / 8], vec![0u32; groups * rows / 8]);
+        let mut scales = vec![half::f16::ZERO; groups * rows];
+        let mut values = vec![0.0f32; rows * cols];
+        // AutoAWQ: bits 0 .. 3 hold output 0, bits 4 .. 7 output 2, and so on.
+        let awq_place = |row: usize| [0, 4, 1, 5, 2, 6, 3, 7][row % 8];
+        for row in 0..rows {
+            for g in 0..groups {
+                let scale = half::f16::from_f32((random.next_u32() % 1000 + 1) as f32 * 2e-5);
+                let stored = random.next_u32() % 16;
+                scales[g * rows + row] = scale;
+                set(&mut qzeros, (g * rows + row) / 8, if awq { awq_place(row) } else { row % 8 }, stored);
+                let zero = stored + u32::from(method == "gptq");
+                for k in g * size..(g + 1) * size {
+                    let q = random.next_u32() % 16;
+                    if awq {
+                        set(&mut qweight, (k * rows + row) / 8, awq_place(row), q);
+                    } else {
+                        set(&mut qweight, k / 8 * rows + row, k % 8, q);
+                    }
+                    values[row * cols + k] = scale.to_f32() * (q as f32 - zero as f32);
+                }
+            }
+        }
+        tensor.bytes = bytemuck::cast_slice(&values).to_vec();
+        let stem = tensor.name.strip_suffix("weight").unwrap();
+        let mut add = |name: &str, dtype, shape: &[usize], bytes: Vec<u8>| {
+            tensors.push(Stored { name: format!("{stem}{name}"), dtype, shape: shape.to_vec(), bytes });
+        };
+        let bytes = |words: &[u32]| bytemuck::cast_slice(words).to_vec();
+        let shape = if awq { [cols, rows / 8] } else { [cols / 8, rows] };
+        add("qweight", Dtype::I32, &shape, bytes(&qweight));
+        add("qzeros", Dtype::I32, &[groups, rows / 8], bytes(&qzeros));
+        add("scales", Dtype::F16, &[groups, rows], scales.iter().flat_map(|s| s.to_le_bytes()).collect());
+        if !awq {
+            let order: Vec<u32> = (0..cols).map(|k| (k / size) as u32).collect();
+            add("g_idx", Dtype::I32, &[cols], bytes(&order));
+            // Tools write biases of zeros where there are none.
+            add("bias", Dtype::F16, &[rows], vec![0; rows * 2]);
+        }
+    }
+    write_tensors(&folder.path().join("model.safetensors"), &tensors);
+    write_tensors(&plain.path().join("model.safetensors"), &decoded);
+    let group_size = if group == 0 { json!(-1) } else { json!(group) };
+    let about = match method {
+        "awq" => json!({"quant_method": "awq", "bits": 4, "group_size": group_size, "version": "GEMM"}),
+        _ => {
+            json!({"quant_method": "gptq", "bits": 4, "group_size": group_size, "checkpoint_format": method})
+        }
+    };
+    add_to_config(&folder, "quantization_config", about);
+    (folder, plain)
+}
+
+#[test]
+fn packed_weights_are_what_they_stand_for() {
+    let Some(gpu) = gpu() else { return };
+    for method in ["awq", "gptq", "gptq_v2"] {
+        for group in [32, 64, 128, 0] {
+            let (folder, plain) = packed(method, group);
+            let what = format!("{method}, {group}");
+            let (files, expected) = (open(&folder).unwrap(), open(&plain).unwrap());
+            for (name, format, _) in files.tensors().into_iter().filter(|t| !t.0.ends_with(".bias")) {
+                assert_eq!(format == WeightFormat::U4, name.contains("proj"), "{what}: {name}");
+                let decode = |files: &ModelFiles| {
+                    let tensor = files.tensor(name).unwrap();
+                    let mut values = vec![0.0; tensor.len()];
+                    quant::decode(tensor.format, &tensor.bytes, &mut values);
+                    (tensor.shape.clone(), values)
+                };
+                assert!(decode(&files) == decode(&expected), "{what}: {name}");
+            }
+            support::assert_close(&what, &logits(&gpu, folder.path()), &logits(&gpu, plain.path()), 1e-4);
+        }
+    }
+    // On the way to GGUF, which has no such format, to one that it has.
+    let (folder, plain) = packed("gptq", 64);
+    let error =
+        Quantize::default().convert(&open(&folder).unwrap(), &mut Vec::new(), Path::new("x.gguf"), |_, _| ());
+    assert_error!(error, UnsupportedFormat, "u4 in GGUF");
+    let (_out, path, left) = converted(
+        folder.path(),
+        Quantize { format: Some(WeightFormat::F32), requantize: true, ..Quantize::default() },
+    );
+    assert!(left.iter().all(|name| name.ends_with(".bias")), "{left:?}");
+    assert_eq!(logits(&gpu, &path), logits(&gpu, plain.path()));
+}
+
+#[test]
+fn packed_weights_that_make_no_sense() {
+    let change = |method: &str, edit: &dyn Fn(&mut Vec<Stored>)| {
+        let (folder, _) = packed(method, 64);
+        let mut tensors = read_tensors(folder.path());
+        edit(&mut tensors);
+        write_tensors(&folder.path().join("model.safetensors"), &tensors);
+        open(&folder)
+    };
+    let stem = "model.layers.0.mlp.up_proj";
+    let name = |part: &str| format!("{stem}.{part}");
+    let without = |part: &str| change("gptq", &|t| t.retain(|t| t.name != name(part)));
+    assert_error!(without("qzeros"), Tensors, "up_proj.qzeros", "missing");
+    assert_error!(without("scales"), Tensors, "up_proj.scales", "missing");
+    for method in ["awq", "gptq"] {
+        let wrong = |part: &str, shape: &[usize]| {
+            change(method, &|t| {
+                let tensor = find(t, &name(part));
+                let size = tensor.dtype.bitsize() / 8;
+                tensor.shape = shape.to_vec();
+                tensor.bytes = vec![0; shape.iter().product::<usize>() * size];
+            })
+        };
+        assert_error!(wrong("qzeros", &[3, 48]), Tensors, "up_proj.qzeros", "[4, 48]", "[3, 48]");
+        assert_error!(wrong("scales", &[4, 8]), Tensors, "up_proj.scales", "[4, 384]", "[4, 8]");
+        assert_error!(wrong("qweight", &[4]), Tensors, "up_proj.qweight", "two dimensions");
+        assert_error!(wrong("qweight", &[0, 0]), Tensors, "up_proj", "expected");
+        assert_error!(wrong("qweight", &[5, 7]), Tensors, "up_proj", "groups");
+    }
+    let error = change("gptq", &|t| {
+        let order = find(t, &name("g_idx"));
+        order.bytes.rotate_left(4);
+    });
+    assert_error!(error, UnsupportedFormat, "up_proj.g_idx", "desc_act");
+    let error = change("gptq", &|t| find(t, &name("qweight")).dtype = Dtype::U32);
+    assert_error!(error, Tensors, "up_proj.qweight", "I32");
+
+    let described = |about: Value| {
+        let (folder, _) = packed("gptq", 64);
+        add_to_config(&folder, "quantization_config", about);
+        open(&folder)
+    };
+    let about = |key: &str, value: Value| {
+        let mut about = json!({"quant_method": "gptq", "bits": 4, "group_size": 64});
+        about[key] = value;
+        about
+    };
+    assert_error!(described(Value::Null), Config, "quantization_config");
+    assert_error!(described(about("bits", json!(3))), Config, "bits", "expected 4, found 3");
+    assert_error!(described(about("quant_method", json!("hqq"))), Config, "awq or gptq", "hqq");
+    assert_error!(described(about("group_size", json!(48))), Tensors, "groups", "48");
+    assert_error!(described(about("group_size", json!(0))), Config, "group_size", "0");
+
+    // Scales of another type serve where nothing is lost.
+    let scales = |value: f32| {
+        change("awq", &|t| {
+            let scales = find(t, &name("scales"));
+            scales.dtype = Dtype::F32;
+            scales.bytes = value.to_le_bytes().repeat(scales.bytes.len() / 2);
+        })
+    };
+    scales(0.25).unwrap();
+    assert_error!(scales(0.1), Tensors, "up_proj.scales", "exactly", "0.1");
+
+    // A scale that is no number is found when it is loaded.
+    let Some(gpu) = gpu() else { return };
+    let (folder, _) = packed("awq", 64);
+    let mut tensors = read_tensors(folder.path());
+    find(&mut tensors, &name("scales")).bytes[..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+    write_tensors(&folder.path().join("model.safetensors"), &tensors);
+    let error = Model::load(&gpu, folder.path(), &LoadOptions::default());
+    assert_error!(error, Tensors, "up_proj.weight", "finite scales");
 }
 
 /// Floats of eight bits are what they stand for; scales in tensors of their own are not ignored.

@@ -17,7 +17,7 @@ use wgllama::shape::Rows;
 use wgllama::{Activations, Context, KvFormat, Result, WeightFormat};
 
 /// All formats.
-pub const FORMATS: [WeightFormat; 18] = WeightFormat::ALL;
+pub const FORMATS: [WeightFormat; 19] = WeightFormat::ALL;
 
 /// Who may share a row of a mat-vec.
 pub const LANES: [Part; 3] = [Part::LaneThread, Part::LaneSubgroup, Part::LaneWorkgroup];

@@ -66,11 +66,12 @@ fn describe(files: &ModelFiles, ctx: Option<usize>) -> Result<String> {
 
     let mut formats: BTreeMap<WeightFormat, (usize, u64)> = BTreeMap::new();
     let mut values = 0usize;
-    for (_, tensor) in files.tensors() {
-        let entry = formats.entry(tensor.format).or_default();
+    for (_, format, shape) in files.tensors() {
+        let len = shape.iter().product::<usize>();
+        let entry = formats.entry(format).or_default();
         entry.0 += 1;
-        entry.1 += tensor.bytes.len() as u64;
-        values += tensor.len();
+        entry.1 += (len / format.block_len() * format.block_bytes()) as u64;
+        values += len;
     }
     let bytes: u64 = formats.values().map(|f| f.1).sum();
     lines.push(format!("weights          {:.1} M in {}", values as f64 / 1e6, megabytes(bytes)));

@@ -427,7 +427,7 @@ impl TensorSource for Gguf {
         Some(HostTensor {
             format: entry.storage.format?,
             shape: entry.shape.clone(),
-            bytes: self.file.bytes().get(entry.bytes.clone())?,
+            bytes: self.file.bytes().get(entry.bytes.clone())?.into(),
         })
     }
 }

@@ -103,6 +103,24 @@ impl SafetensorsFolder {
         })
     }
 
+    /// The names of all tensors, those that hold no weights included.
+    pub fn stored_names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.name.as_str())
+    }
+
+    /// The type, as files write it, the shape and the bytes of a tensor of any type.
+    pub fn stored(&self, name: &str) -> Option<(&'static str, &[usize], &[u8])> {
+        let entry = &self.entries[*self.by_name.get(name)?];
+        let dtype = match entry.dtype {
+            Dtype::I32 => "I32",
+            Dtype::I64 => "I64",
+            Dtype::U8 => "U8",
+            other => weight_format(other).map_or("another type", WeightFormat::name),
+        };
+        let bytes = self.files[entry.file].bytes().get(entry.bytes.clone())?;
+        Some((dtype, &entry.shape, bytes))
+    }
+
     fn insert(&mut self, entry: Entry) -> Result<()> {
         if let Some(&first) = self.by_name.get(&entry.name) {
             let first = self.files[self.entries[first].file].path();
@@ -141,7 +159,7 @@ impl TensorSource for SafetensorsFolder {
         Some(HostTensor {
             format: weight_format(entry.dtype)?,
             shape: entry.shape.clone(),
-            bytes: self.files[entry.file].bytes().get(entry.bytes.clone())?,
+            bytes: self.files[entry.file].bytes().get(entry.bytes.clone())?.into(),
         })
     }
 }

@@ -21,7 +21,7 @@ kernel!(
 
 /// Whether the weights come as bytes.
 fn has_bytes(format: WeightFormat) -> bool {
-    matches!(format, WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::Q4_1)
+    matches!(format, WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::Q4_1 | WeightFormat::U4)
 }
 
 fn variant(shape: GemvShape, problem: &Gemv) -> Variant {

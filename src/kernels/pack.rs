@@ -58,7 +58,8 @@ const fn group_bytes(format: WeightFormat) -> usize {
         | WeightFormat::Q6_K
         | WeightFormat::IQ4_NL
         | WeightFormat::IQ4_XS
-        | WeightFormat::MXFP4 => 16,
+        | WeightFormat::MXFP4
+        | WeightFormat::U4 => 16,
     }
 }
 
@@ -72,7 +73,7 @@ const fn scale_unit(format: WeightFormat) -> (usize, usize) {
         | WeightFormat::F8_E5M2 => (1, 0),
         WeightFormat::MXFP4 => (1, 1),
         WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::IQ4_NL => (1, 2),
-        WeightFormat::Q4_1 => (1, 4),
+        WeightFormat::Q4_1 | WeightFormat::U4 => (1, 4),
         WeightFormat::Q5_0 => (1, 6),
         WeightFormat::Q5_1 => (1, 8),
         WeightFormat::IQ4_XS => (8, 12),
@@ -191,7 +192,11 @@ fn pack_row(planes: &Planes, row: &[u8], quants: &mut Vec<u8>, scales: &mut Vec<
                 quants.extend(b[2..].iter().map(|q| q ^ 0x80));
             }
         }
-        WeightFormat::Q4_0 | WeightFormat::Q4_1 | WeightFormat::IQ4_NL | WeightFormat::MXFP4 => {
+        WeightFormat::Q4_0
+        | WeightFormat::Q4_1
+        | WeightFormat::IQ4_NL
+        | WeightFormat::MXFP4
+        | WeightFormat::U4 => {
             for b in blocks {
                 let (scale, nibbles) = b.split_at(b.len() - 16);
                 scales.extend_from_slice(scale);

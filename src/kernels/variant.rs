@@ -112,6 +112,7 @@ impl Part {
             Self::Weight(WeightFormat::IQ4_NL) => part!("weight_iq4_nl"),
             Self::Weight(WeightFormat::IQ4_XS) => part!("weight_iq4_xs"),
             Self::Weight(WeightFormat::MXFP4) => part!("weight_mxfp4"),
+            Self::Weight(WeightFormat::U4) => part!("weight_u4"),
             Self::Codebook => part!("codebook"),
             Self::OrderRows => part!("order_rows"),
             Self::OrderBundles => part!("order_bundles"),

@@ -11,12 +11,13 @@ use crate::files::{Gguf, JsonFile, SafetensorsFolder};
 use crate::graph::reference::Source;
 use crate::graph::{Graph, Part, RowOrder, VectorId, WeightId, WeightSpec};
 use crate::host::{HostTensor, TensorSource};
+use crate::model::grouped::GroupedFolder;
 use crate::model::{Config, architecture, names};
 use crate::quant;
 use crate::tokenizer::Tokenizer;
 
 enum Container {
-    Folder(SafetensorsFolder),
+    Folder(GroupedFolder),
     Gguf(Gguf),
 }
 
@@ -34,8 +35,9 @@ impl ModelFiles {
     pub fn open(path: &Path) -> Result<Self> {
         let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         let (container, config) = if metadata.is_dir() {
-            let config = Config::from_json(&JsonFile::open(&path.join("config.json"))?)?;
-            (Container::Folder(SafetensorsFolder::open(path)?), config)
+            let json = JsonFile::open(&path.join("config.json"))?;
+            let config = Config::from_json(&json)?;
+            (Container::Folder(GroupedFolder::open(SafetensorsFolder::open(path)?, &json)?), config)
         } else if path.extension().is_some_and(|e| e == "safetensors") {
             let message = "give the folder that holds it, with its config.json".to_string();
             return Err(Error::InvalidOption { name: path.display().to_string(), message });
@@ -76,10 +78,14 @@ impl ModelFiles {
         }
     }
 
-    /// All tensors in the files, under the files' own names.
-    pub fn tensors(&self) -> Vec<(&str, HostTensor<'_>)> {
+    /// Format and shape of all tensors in the files, under the files' own names.
+    pub fn tensors(&self) -> Vec<(&str, WeightFormat, Vec<usize>)> {
         let source = self.source();
-        source.names().into_iter().filter_map(|name| Some((name, source.tensor(name)?))).collect()
+        let describe = |name| {
+            let (format, shape) = source.describe(name)?;
+            Some((name, format, shape))
+        };
+        source.names().into_iter().filter_map(describe).collect()
     }
 
     /// The tokenizer; an error if there is none.
@@ -93,17 +99,25 @@ impl ModelFiles {
     /// The tensor that Hugging Face calls `name`.
     pub fn tensor(&self, name: &str) -> Result<HostTensor<'_>> {
         let stored = self.stored_name(name);
-        self.source().tensor(&stored).ok_or_else(|| {
-            self.format_problem(&stored).unwrap_or_else(|| Error::Tensors {
-                path: self.path.clone(),
-                problems: vec![format!("{stored}: missing")],
-            })
+        self.source().tensor(&stored).ok_or_else(|| self.missing(&stored))
+    }
+
+    /// Format and shape of the tensor that Hugging Face calls `name`.
+    pub fn describe(&self, name: &str) -> Result<(WeightFormat, Vec<usize>)> {
+        let stored = self.stored_name(name);
+        self.source().describe(&stored).ok_or_else(|| self.missing(&stored))
+    }
+
+    fn missing(&self, stored: &str) -> Error {
+        self.format_problem(stored).unwrap_or_else(|| Error::Tensors {
+            path: self.path.clone(),
+            problems: vec![format!("{stored}: missing")],
         })
     }
 
     /// The formats of a matrix's parts.
     pub fn formats(&self, spec: &WeightSpec) -> Result<Vec<WeightFormat>> {
-        spec.parts.iter().map(|part| Ok(self.tensor(&part.tensor)?.format)).collect()
+        spec.parts.iter().map(|part| Ok(self.describe(&part.tensor)?.0)).collect()
     }
 
     /// Row of the stored tensor that is row `row` of `part`.
@@ -136,15 +150,15 @@ impl ModelFiles {
     }
 
     /// Floats of eight bits may come with scales in tensors of their own, which nothing here reads.
-    fn check_unscaled(&self, name: &str, tensor: &HostTensor<'_>) -> Result<()> {
-        let eight = matches!(tensor.format, WeightFormat::F8_E4M3 | WeightFormat::F8_E5M2);
+    fn check_unscaled(&self, name: &str, stored: WeightFormat) -> Result<()> {
+        let eight = matches!(stored, WeightFormat::F8_E4M3 | WeightFormat::F8_E5M2);
         let scale = ["_scale", "_scale_inv"].map(|end| format!("{name}{end}"));
         match scale.iter().find(|scale| eight && self.source().names().contains(&scale.as_str())) {
             None => Ok(()),
             Some(scale) => Err(Error::UnsupportedFormat {
                 name: name.to_string(),
-                format: format!("{} with scales in '{scale}'", tensor.format),
-                supported: format!("{} without, {}", tensor.format, WeightFormat::supported()),
+                format: format!("{stored} with scales in '{scale}'"),
+                supported: format!("{stored} without, {}", WeightFormat::supported()),
             }),
         }
     }
@@ -164,10 +178,10 @@ impl ModelFiles {
         let mut problems = Vec::new();
         for (part, expected) in matrices.chain(vectors) {
             let stored = self.stored_name(&part.tensor);
-            match self.source().tensor(&stored) {
-                Some(tensor) if tensor.shape == expected => self.check_unscaled(&stored, &tensor)?,
-                Some(tensor) => {
-                    problems.push(format!("{stored}: expected shape {expected:?}, found {:?}", tensor.shape));
+            match self.source().describe(&stored) {
+                Some((format, shape)) if shape == expected => self.check_unscaled(&stored, format)?,
+                Some((_, shape)) => {
+                    problems.push(format!("{stored}: expected shape {expected:?}, found {shape:?}"));
                 }
                 None => match self.format_problem(&stored) {
                     Some(error) => return Err(error),
@@ -182,16 +196,22 @@ impl ModelFiles {
         Err(Error::Tensors { path: self.path.clone(), problems })
     }
 
-    /// Biases that the graph has no place for: without them the text would be wrong.
+    /// Biases that the graph has no place for: without them the text would be wrong, unless they are
+    /// zero, as GPTQ's tools write them.
     fn unused_biases(&self) -> Vec<String> {
         let matrices = self.graph.weights.iter().flat_map(|w| &w.parts);
         let parts = matrices.chain(self.graph.vectors.iter().flat_map(|v| &v.parts));
         let used: HashSet<String> = parts.map(|p| self.stored_name(&p.tensor)).collect();
         let names = self.source().names().into_iter();
         names
-            .filter(|name| name.ends_with(".bias") && !used.contains(*name))
+            .filter(|name| name.ends_with(".bias") && !used.contains(*name) && !self.is_zero(name))
             .map(|name| format!("{name}: found, but the configuration asks for no such bias"))
             .collect()
+    }
+
+    fn is_zero(&self, name: &str) -> bool {
+        let tensor = self.source().tensor(name).filter(|tensor| tensor.format.block_len() == 1);
+        tensor.is_some_and(|tensor| tensor.bytes.iter().all(|b| *b == 0))
     }
 
     /// The values of a vector in the graph's order.
@@ -201,7 +221,7 @@ impl ModelFiles {
         for part in &spec.parts {
             let tensor = self.tensor(&part.tensor)?;
             let mut stored = vec![0.0; tensor.len()];
-            quant::decode(tensor.format, tensor.bytes, &mut stored);
+            quant::decode(tensor.format, &tensor.bytes, &mut stored);
             columns.push((0..part.rows).map(|r| stored[self.stored_row(part, r)]).collect::<Vec<_>>());
         }
         if !spec.interleaved {

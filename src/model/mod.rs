@@ -4,6 +4,7 @@
 
 mod config;
 mod files;
+mod grouped;
 pub mod kv;
 mod llama;
 mod names;

@@ -40,8 +40,8 @@ const CHUNK: usize = 4 << 20;
 /// llama.cpp's number for files that hold mostly `format`.
 fn file_type(format: WeightFormat) -> u32 {
     match format {
-        // The writer refuses floats of eight bits, which GGML does not have.
-        WeightFormat::F8_E4M3 | WeightFormat::F8_E5M2 | WeightFormat::F32 => 0,
+        // The writer refuses the others, which GGML does not have.
+        WeightFormat::F32 | WeightFormat::F8_E4M3 | WeightFormat::F8_E5M2 | WeightFormat::U4 => 0,
         WeightFormat::F16 => 1,
         WeightFormat::Q4_0 => 2,
         WeightFormat::Q4_1 => 3,
@@ -62,7 +62,8 @@ fn file_type(format: WeightFormat) -> u32 {
 
 impl Quantize {
     /// The format of a tensor in the new file.
-    fn wanted(&self, name: &str, tensor: &HostTensor<'_>, tied: bool) -> Result<WeightFormat> {
+    fn wanted(&self, tensor: &Stored<'_>, tied: bool) -> Result<WeightFormat> {
+        let name = tensor.name.as_str();
         let &[.., rows, cols] = tensor.shape.as_slice() else { return Ok(VECTORS) };
         // Norms and biases may be stored as a single row.
         if rows < 2 || !name.ends_with(".weight") {
@@ -102,14 +103,15 @@ impl Quantize {
         if let Some(problem) = from.left_out().find_map(|name| from.format_problem(name)) {
             return Err(problem);
         }
-        let stored = |name: &str| {
-            let tensor = from.tensor(name)?;
-            Some(Stored { name: name.to_string(), tensor, files: from.path(), order: None })
+        let stored = |name| {
+            let (format, shape) = from.describe(name)?;
+            let origin = Origin::Gguf(from, name);
+            Some(Stored { name: name.to_string(), format, shape, origin })
         };
-        let tensors = from.names().into_iter().filter_map(stored).collect();
+        let tensors: Vec<_> = from.names().into_iter().filter_map(stored).collect();
         let mut writer = GgufWriter::default();
         from.keys().filter(|key| !OWN.contains(key)).for_each(|key| writer.copy(from, key));
-        self.finish(writer, tensors, out, path, progress)
+        self.finish(writer, &tensors, out, path, progress)
     }
 
     /// Writes the model in a Hugging Face folder, with its tokenizer, likewise. Returns the tensors of
@@ -133,36 +135,36 @@ impl Quantize {
         let matrices = graph.weights.iter().flat_map(|w| &w.parts);
         let parts = matrices.chain(graph.vectors.iter().flat_map(|v| &v.parts));
         let tensors = parts
+            .clone()
             .map(|part| {
-                let order = Some((from, part));
-                let tensor = from.tensor(&part.tensor)?;
-                Ok(Stored { name: names::gguf(&part.tensor), tensor, files: from.path(), order })
+                let (format, shape) = from.describe(&part.tensor)?;
+                let origin = Origin::Folder(from, part);
+                Ok(Stored { name: names::gguf(&part.tensor), format, shape, origin })
             })
             .collect::<Result<Vec<_>>>()?;
-        let written: HashSet<&str> =
-            tensors.iter().filter_map(|t| Some(t.order?.1.tensor.as_str())).collect();
-        let left = from.tensors().into_iter().map(|(name, _)| name).filter(|name| !written.contains(name));
+        let used: HashSet<&str> = parts.clone().map(|part| part.tensor.as_str()).collect();
+        let left = from.tensors().into_iter().map(|(name, ..)| name).filter(|name| !used.contains(name));
         let left = left.map(str::to_string).collect();
-        self.finish(writer, tensors, out, path, progress)?;
+        self.finish(writer, &tensors, out, path, progress)?;
         Ok(left)
     }
 
     fn finish<W: Write>(
         &self,
         mut writer: GgufWriter,
-        tensors: Vec<Stored<'_>>,
+        tensors: &[Stored<'_>],
         out: &mut W,
         path: &Path,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<()> {
         let tied = !tensors.iter().any(|t| t.name == OUTPUT);
-        let formats =
-            tensors.iter().map(|t| self.wanted(&t.name, &t.tensor, tied)).collect::<Result<Vec<_>>>()?;
-        let most = || tensors.iter().zip(&formats).max_by_key(|(t, _)| t.tensor.len()).map(|(_, f)| *f);
+        let formats = tensors.iter().map(|t| self.wanted(t, tied)).collect::<Result<Vec<_>>>()?;
+        let size = |t: &Stored<'_>| t.shape.iter().product::<usize>();
+        let most = || tensors.iter().zip(&formats).max_by_key(|(t, _)| size(t)).map(|(_, f)| *f);
         writer.u32(OWN[0], file_type(self.format.or_else(most).unwrap_or(WeightFormat::F32)));
         writer.u32(OWN[1], 2);
         for (stored, format) in tensors.iter().zip(&formats) {
-            writer.tensor(&stored.name, &stored.tensor.shape, *format);
+            writer.tensor(&stored.name, &stored.shape, *format);
         }
         let all = tensors.len() as u64;
         writer.write(path, out, |i, out| {
@@ -180,35 +182,66 @@ const OWN: [&str; 3] = ["general.file_type", "general.quantization_version", "ge
 struct Stored<'a> {
     /// Its name in the new file.
     name: String,
-    tensor: HostTensor<'a>,
-    /// Where it is stored, for errors.
-    files: &'a Path,
-    /// The order of its rows, where that changes.
-    order: Option<(&'a ModelFiles, &'a Part)>,
+    /// As it is stored now.
+    format: WeightFormat,
+    shape: Vec<usize>,
+    origin: Origin<'a>,
+}
+
+/// Where a tensor's bytes come from.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    /// As they are.
+    Gguf(&'a Gguf, &'a str),
+    /// With rows in the order of GGUF.
+    Folder(&'a ModelFiles, &'a Part),
+}
+
+impl Origin<'_> {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Gguf(gguf, _) => gguf.path(),
+            Self::Folder(files, _) => files.path(),
+        }
+    }
+
+    fn tensor(&self) -> Result<HostTensor<'_>> {
+        match self {
+            Self::Gguf(gguf, name) => gguf.tensor(name).ok_or_else(|| Error::Tensors {
+                path: gguf.path().to_path_buf(),
+                problems: vec![format!("{name}: missing")],
+            }),
+            Self::Folder(files, part) => files.tensor(&part.tensor),
+        }
+    }
+
+    /// The stored row that becomes row `row`.
+    fn row(&self, row: usize) -> usize {
+        match self {
+            Self::Gguf(..) => row,
+            Self::Folder(files, part) => files.stored_row(part, row),
+        }
+    }
 }
 
 impl Stored<'_> {
     fn write(&self, format: WeightFormat, out: &mut impl Write, path: &Path) -> Result<()> {
         let failed = |e| Error::io(path, e);
-        let tensor = &self.tensor;
-        if format == tensor.format && self.order.is_none() {
-            return out.write_all(tensor.bytes).map_err(failed);
+        let tensor = self.origin.tensor()?;
+        if format == tensor.format && matches!(self.origin, Origin::Gguf(..)) {
+            return out.write_all(&tensor.bytes).map_err(failed);
         }
-        // A vector has as many rows as values where their order changes.
-        let row_values = if tensor.shape.len() > 1 || self.order.is_none() {
-            tensor.shape.last().copied().unwrap_or(1).max(1)
-        } else {
-            1
+        // The order of a vector's values is one of rows, too.
+        let rows = match (&self.origin, tensor.shape.as_slice()) {
+            (Origin::Folder(..), [values]) => *values,
+            (_, [.., values]) => tensor.len() / (*values).max(1),
+            (_, []) => 1,
         };
-        let rows = tensor.len() / row_values;
         let row_bytes = tensor.bytes.len() / rows.max(1);
-        let row = |row: usize| {
-            let row = self.order.map_or(row, |(files, part)| files.stored_row(part, row));
-            &tensor.bytes[row * row_bytes..][..row_bytes]
-        };
+        let row = |row| &tensor.bytes[self.origin.row(row) * row_bytes..][..row_bytes];
         let rows: Vec<&[u8]> = (0..rows).map(row).collect();
         for rows in rows.chunks((CHUNK / row_bytes.max(1)).max(1)) {
-            let convert = |row: &&[u8]| convert(tensor, self.files, &self.name, row, format);
+            let convert = |row: &&[u8]| convert(&tensor, self.origin.path(), &self.name, row, format);
             for (_, row) in native::parallel(rows, convert) {
                 out.write_all(&row?).map_err(failed)?;
             }

@@ -59,8 +59,8 @@ fn layouts(files: &ModelFiles, quantize: Option<WeightFormat>, caps: &Caps) -> R
 }
 
 /// Refuses a row whose weights would be no numbers.
-fn check(tensor: &HostTensor<'_>, files: &ModelFiles, name: &str, row: &[u8]) -> Result<()> {
-    match quant::bad_block(tensor.format, row) {
+fn check(format: WeightFormat, files: &ModelFiles, name: &str, row: &[u8]) -> Result<()> {
+    match quant::bad_block(format, row) {
         None => Ok(()),
         Some(block) => Err(Error::Tensors {
             path: files.path().to_path_buf(),
@@ -68,7 +68,7 @@ fn check(tensor: &HostTensor<'_>, files: &ModelFiles, name: &str, row: &[u8]) ->
                 "{}: expected finite scales and weights, found others in block {block} of a row of {}; the file is \
                  damaged",
                 files.stored_name(name),
-                tensor.format
+                format
             )],
         }),
     }
@@ -189,7 +189,7 @@ impl Loader<'_> {
                 None => (0, &[][..]),
             });
             for (part, row) in rows.clone() {
-                check(&tensors[part], self.files, &spec.parts[part].tensor, row)?;
+                check(tensors[part].format, self.files, &spec.parts[part].tensor, row)?;
             }
             if shard.parts.iter().all(|&part| tensors[part].format == planes.format) {
                 pack(planes, rows.map(|(_, row)| row), &mut quants, &mut scales);

@@ -9,6 +9,7 @@ mod q4_0;
 mod q4_1;
 pub(crate) mod q5;
 mod q8_0;
+pub(crate) mod u4;
 
 use crate::dtype::WeightFormat;
 
@@ -33,6 +34,7 @@ pub fn decode(format: WeightFormat, bytes: &[u8], out: &mut [f32]) {
         WeightFormat::IQ4_NL => codebook::decode_iq4_nl(bytes, out),
         WeightFormat::IQ4_XS => codebook::decode_iq4_xs(bytes, out),
         WeightFormat::MXFP4 => codebook::decode_mxfp4(bytes, out),
+        WeightFormat::U4 => u4::decode(bytes, out),
     }
 }
 
@@ -57,6 +59,7 @@ pub fn encode(format: WeightFormat, values: &[f32]) -> Vec<u8> {
         WeightFormat::IQ4_NL => codebook::encode_iq4_nl(values),
         WeightFormat::IQ4_XS => codebook::encode_iq4_xs(values),
         WeightFormat::MXFP4 => codebook::encode_mxfp4(values),
+        WeightFormat::U4 => u4::encode(values),
     }
 }
 
@@ -67,14 +70,14 @@ pub fn bad_block(format: WeightFormat, row: &[u8]) -> Option<usize> {
     use WeightFormat::{
         BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K,
     };
-    use WeightFormat::{F8_E4M3, F8_E5M2, Q6_K, Q8_0};
+    use WeightFormat::{F8_E4M3, F8_E5M2, Q6_K, Q8_0, U4};
     // Where a block has halves that scale it.
     let halves: &[usize] = match format {
         F32 | F16 | BF16 | F8_E5M2 => return None,
         F8_E4M3 => return row.iter().position(|b| b & 0x7f == 0x7f),
         MXFP4 => return row.chunks_exact(17).position(|b| b[0] == 255),
         Q8_0 | Q4_0 | Q5_0 | IQ4_NL | IQ4_XS => &[0],
-        Q4_1 | Q5_1 | Q4_K | Q5_K => &[0, 2],
+        Q4_1 | Q5_1 | Q4_K | Q5_K | U4 => &[0, 2],
         Q2_K => &[80, 82],
         Q3_K => &[108],
         Q6_K => &[208],
@@ -128,8 +131,8 @@ mod tests {
 
     #[test]
     fn a_round_trip_stays_within_half_a_step() {
-        use WeightFormat::{BF16, F8_E4M3, F8_E5M2, F16, F32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
-        for format in [F32, F16, BF16, F8_E4M3, F8_E5M2, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1] {
+        use WeightFormat::{BF16, F8_E4M3, F8_E5M2, F16, F32, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, U4};
+        for format in [F32, F16, BF16, F8_E4M3, F8_E5M2, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, U4] {
             let x = values(256);
             let bytes = encode(format, &x);
             assert_eq!(Some(bytes.len()), row_bytes(format, x.len()), "{format}");
@@ -145,7 +148,7 @@ mod tests {
                     WeightFormat::F8_E5M2 => max / 4.0,
                     WeightFormat::Q8_0 => max / 127.0,
                     WeightFormat::Q4_0 => max / 4.0,
-                    WeightFormat::Q4_1 => max / 7.0,
+                    WeightFormat::Q4_1 | WeightFormat::U4 => max / 7.0,
                     WeightFormat::Q5_0 => max / 8.0,
                     _ => max / 15.0,
                 };

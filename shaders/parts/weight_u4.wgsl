@@ -1,0 +1,37 @@
+// Weights in U4, the format of AWQ and GPTQ: per group of 32 one vector of nibbles q, an f16 scale d and
+// an f16 zero z; byte j holds weights j and j + 16. w = d q - d z, where no product rounds.
+const HAS_SCALE = true;
+const HAS_MIN = true;
+const HALVES = false;
+
+struct Block {
+    q: vec4<u32>,
+    dz: u32,
+}
+
+// Group `g` (counted over all rows) of 32 weights.
+fn block(g: u32) -> Block { return Block(w[g], scales[g]); }
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xU8(signed_bytes(b, i)));
+}
+
+fn scale_min(b: Block, i: u32) -> vec2<f32> {
+    let dz = unpack2x16float(b.dz);
+    return vec2<f32>(dz.x, -dz.x * dz.y);
+}
+
+// The sum of w x, from those of q x and of x over the group.
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
+    let dz = unpack2x16float(b.dz);
+    return dz.x * (qx.x - dz.y * x.x);
+}
+
+// Weights 4 i .. 4 i + 3 as signed bytes without BYTES_OFFSET, and the sum of w x from those of
+// bytes, with it, times x and of x.
+const BYTES_OFFSET = 0;
+
+fn signed_bytes(b: Block, i: u32) -> u32 { return (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu; }
+
+fn weigh_bytes(b: Block, qx: f32, x: f32) -> f32 { return weigh(b, vec2<f32>(qx, 0.0), vec2<f32>(x, 0.0)); }
