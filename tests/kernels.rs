@@ -450,6 +450,32 @@ fn attention_equals_the_reference_at_page_edges() {
     }
 }
 
+/// Rows of all tokens and of outputs, of a width that is padded.
+#[test]
+fn permuted_rows_equal_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let mut g = Graph::new(Rope::plain(1e4, 2));
+    let width = 70;
+    let table = g.weight(matrix("table", 50, width)).unwrap();
+    let [order, back, norm] = ["order", "back", "norm"].map(|name| g.vector(vector(name, width)));
+    let head = g.weight(matrix("head", 40, width)).unwrap();
+    let x = g.embed("x", table);
+    let x = g.permute("mixed", x, order).unwrap();
+    let x = g.rms_norm("norm", x, norm, 1e-5, Rows::Outputs).unwrap();
+    let x = g.permute("back", x, back).unwrap();
+    g.linear("y", x, head, None).unwrap();
+    let mut rig = Rig::new(g, WeightFormat::F32, 3);
+    rig.set_vector(order.0, (0..width).map(|i| (i * 33 % width) as f32).collect());
+    rig.set_vector(back.0, (0..width).rev().map(|i| i as f32).collect());
+    let mut batch = batch(5, 50, 1);
+    batch.outputs = vec![1, 4];
+    let expected = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap().logits(&batch).unwrap();
+    let options = PlanOptions::new(5, 2, KvFormat::F32);
+    let plan = lower(&rig.graph, &rig.layouts(gpu.caps()), gpu.caps(), &options).unwrap();
+    let found = rig.run(&gpu, gpu.caps(), &plan, &[batch], 64);
+    assert_close("permuted", &found, &expected, 1e-4);
+}
+
 /// Contexts that are split: fewer pages than splits, as many, and more, cold and deep.
 #[test]
 fn split_attention_equals_the_reference() {

@@ -700,8 +700,9 @@ fn set(words: &mut [u32], at: usize, place: usize, value: u32) {
     words[at] |= value << (4 * place);
 }
 
-/// The model with its layers' matrices packed as `method` does, and the same in F32.
-fn packed(method: &str, group: usize) -> (TempDir, TempDir) {
+/// The model with its layers' matrices packed as `method` does, and the same in F32. Inputs belong to
+/// groups in their order, or, as with "desc_act", in a random one.
+fn packed_in_order(method: &str, group: usize, in_order: bool) -> (TempDir, TempDir) {
     let (folder, plain) = (wide(), wide());
     let mut random = ChaCha8Rng::seed_from_u64(group as u64);
     let mut decoded = read_tensors(plain.path());
@@ -715,6 +716,12 @@ fn packed(method: &str, group: usize) -> (TempDir, TempDir) {
         let size = if group == 0 { cols } else { group };
         let groups = cols / size;
         let awq = method == "awq";
+        let mut group_of: Vec<usize> = (0..cols).map(|k| k / size).collect();
+        // Matrices with the same inputs have them in the same order.
+        let mut order_random = ChaCha8Rng::seed_from_u64(cols as u64);
+        for k in (1..cols).filter(|_| !in_order) {
+            group_of.swap(k, order_random.next_u32() as usize % (k + 1));
+        }
         let (mut qweight, mut qzeros) = (vec![0u32; rows * cols / 8], vec![0u32; groups * rows / 8]);
         let mut scales = vec![half::f16::ZERO; groups * rows];
         let mut values = vec![0.0f32; rows * cols];
@@ -727,7 +734,7 @@ fn packed(method: &str, group: usize) -> (TempDir, TempDir) {
                 scales[g * rows + row] = scale;
                 set(&mut qzeros, (g * rows + row) / 8, if awq { awq_place(row) } else { row % 8 }, stored);
                 let zero = stored + u32::from(method == "gptq");
-                for k in g * size..(g + 1) * size {
+                for k in (0..cols).filter(|k| group_of[*k] == g) {
                     let q = random.next_u32() % 16;
                     if awq {
                         set(&mut qweight, (k * rows + row) / 8, awq_place(row), q);
@@ -749,7 +756,7 @@ fn packed(method: &str, group: usize) -> (TempDir, TempDir) {
         add("qzeros", Dtype::I32, &[groups, rows / 8], bytes(&qzeros));
         add("scales", Dtype::F16, &[groups, rows], scales.iter().flat_map(|s| s.to_le_bytes()).collect());
         if !awq {
-            let order: Vec<u32> = (0..cols).map(|k| (k / size) as u32).collect();
+            let order: Vec<u32> = group_of.iter().map(|g| *g as u32).collect();
             add("g_idx", Dtype::I32, &[cols], bytes(&order));
             // Tools write biases of zeros where there are none.
             add("bias", Dtype::F16, &[rows], vec![0; rows * 2]);
@@ -766,6 +773,34 @@ fn packed(method: &str, group: usize) -> (TempDir, TempDir) {
     };
     add_to_config(&folder, "quantization_config", about);
     (folder, plain)
+}
+
+fn packed(method: &str, group: usize) -> (TempDir, TempDir) {
+    packed_in_order(method, group, true)
+}
+
+/// Inputs are put in the order of their groups on the way to each matrix, or to all that share them.
+#[test]
+fn packed_weights_may_have_inputs_in_any_order() {
+    let Some(gpu) = gpu() else { return };
+    for (method, group, orders) in [("gptq", 32, 4), ("gptq_v2", 128, 3)] {
+        let (folder, plain) = packed_in_order(method, group, false);
+        let (files, expected) = (open(&folder).unwrap(), open(&plain).unwrap());
+        let permuted = |files: &ModelFiles| {
+            files.graph().nodes.iter().filter(|node| node.op.name() == "permute").count()
+        };
+        // Before q, k and v, before o (whose 128 inputs may be one group), before gate and up, before down.
+        assert_eq!((permuted(&files), permuted(&expected)), (orders, 0));
+        assert_close(method, &reference(&files), &reference(&expected), 1e-5);
+        assert_close(method, &logits(&gpu, folder.path()), &reference(&expected), 1e-4);
+        let greedy = |folder: &TempDir| {
+            greedy(&mut session(&load(&gpu, folder.path()), KvFormat::F32, 64, 4), &IDS, 8)
+        };
+        assert_eq!(greedy(&folder), greedy(&plain));
+        let quantize = Quantize { format: Some(WeightFormat::F32), requantize: true, ..Quantize::default() };
+        let (_out, path, _) = converted(folder.path(), quantize);
+        assert_eq!(logits(&gpu, &path), logits(&gpu, plain.path()));
+    }
 }
 
 #[test]
@@ -831,11 +866,14 @@ fn packed_weights_that_make_no_sense() {
         assert_error!(wrong("qweight", &[0, 0]), Tensors, "up_proj", "expected");
         assert_error!(wrong("qweight", &[5, 7]), Tensors, "up_proj", "groups");
     }
-    let error = change("gptq", &|t| {
-        let order = find(t, &name("g_idx"));
-        order.bytes.rotate_left(4);
-    });
-    assert_error!(error, UnsupportedFormat, "up_proj.g_idx", "desc_act");
+    // One group with too many inputs, groups that are not there, and joined matrices with two orders.
+    let first = |value: u32| {
+        change("gptq", &|t| find(t, &name("g_idx")).bytes[..4].copy_from_slice(&value.to_le_bytes()))
+    };
+    assert_error!(first(1), Tensors, "up_proj.g_idx", "expected 64 inputs in each of 4 groups");
+    assert_error!(first(u32::MAX), Tensors, "up_proj.g_idx", "expected 64 inputs");
+    let error = change("gptq", &|t| find(t, &name("g_idx")).bytes.rotate_left(4));
+    assert_error!(error, Tensors, "gate_proj", "up_proj", "one order of inputs");
     let error = change("gptq", &|t| find(t, &name("qweight")).dtype = Dtype::U32);
     assert_error!(error, Tensors, "up_proj.qweight", "I32");
 

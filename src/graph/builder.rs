@@ -143,6 +143,37 @@ impl Graph {
     }
 }
 
+impl Graph {
+    /// The values of each row of `x` in another order.
+    pub fn permute(&mut self, name: &str, x: NodeId, order: VectorId) -> Result<NodeId> {
+        let (width, rows) = (self.nodes[x.0].width, self.nodes[x.0].rows);
+        self.expect(name, "length of the order", width, self.vectors[order.0].len())?;
+        Ok(self.push(name, Op::Permute { order }, vec![x], width, rows))
+    }
+
+    /// The same graph with the inputs of those matrices permuted that `order` has an order for.
+    pub fn with_ordered_inputs(
+        &self,
+        order: impl Fn(&WeightSpec) -> Result<Option<VectorSpec>>,
+    ) -> Result<Self> {
+        let mut graph = Self { nodes: Vec::new(), ..self.clone() };
+        let mut places = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let mut node = node.clone();
+            node.inputs.iter_mut().for_each(|input| *input = places[input.0]);
+            if let Op::Linear { weight, .. } = node.op
+                && let Some(spec) = order(&self.weights[weight.0])?
+            {
+                let order = graph.vector(spec);
+                node.inputs[0] = graph.permute(&format!("{}_order", node.name), node.inputs[0], order)?;
+            }
+            graph.nodes.push(node);
+            places.push(NodeId(graph.nodes.len() - 1));
+        }
+        Ok(graph)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

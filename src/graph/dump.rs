@@ -17,6 +17,7 @@ impl Op {
             Self::AttentionMerge { .. } => "attention_merge",
             Self::SwiGlu => "swiglu",
             Self::Add => "add",
+            Self::Permute { .. } => "permute",
             Self::FusedLinear { .. } => "fused_linear",
             Self::LinearSplit { .. } => "linear_split",
             Self::LinearMerge { .. } => "linear_merge",

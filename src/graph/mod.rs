@@ -163,6 +163,11 @@ pub enum Op {
     SwiGlu,
     /// a + b.
     Add,
+    /// Values of a row in another order: value i of the result is value order(i) of x.
+    Permute {
+        /// The places, as numbers.
+        order: VectorId,
+    },
     /// A linear with what fusion has joined to it.
     FusedLinear {
         /// W.

@@ -90,6 +90,11 @@ impl<'a> Reference<'a> {
             Op::RopeKv { layer, heads, rotated } => self.rope_kv(layer, heads, rotated, inputs[0], batch),
             Op::Attention { layer, heads, scale } => self.attention(layer, heads, scale, inputs[0], batch),
             Op::SwiGlu => inputs[0].chunks_exact(2).map(|p| silu(p[0]) * p[1]).collect(),
+            Op::Permute { order } => {
+                let order = &self.vectors[order.0];
+                let rows = inputs[0].chunks_exact(order.len());
+                rows.flat_map(|row| order.iter().map(|place| row[*place as usize])).collect()
+            }
             Op::Add => inputs[0].iter().zip(inputs[1]).map(|(a, b)| a + b).collect(),
             Op::FusedLinear { .. }
             | Op::LinearSplit { .. }

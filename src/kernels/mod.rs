@@ -16,6 +16,7 @@ pub mod gemv_int8;
 pub mod gemv_lanes;
 pub mod link;
 pub mod pack;
+pub mod permute;
 pub mod probe_copy;
 pub mod probe_fma;
 pub mod rms_norm;
@@ -168,7 +169,7 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 19] = [
+pub static KERNELS: [&KernelDecl; 20] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
@@ -184,6 +185,7 @@ pub static KERNELS: [&KernelDecl; 19] = [
     &attention_merge::ATTENTION_MERGE,
     &swiglu::SWIGLU,
     &add::ADD,
+    &permute::PERMUTE,
     &sample_scan::SAMPLE_SCAN,
     &sample::SAMPLE,
     &probe_copy::PROBE_COPY,

@@ -9,9 +9,9 @@ use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::files::{Gguf, JsonFile, SafetensorsFolder};
 use crate::graph::reference::Source;
-use crate::graph::{Graph, Part, RowOrder, VectorId, WeightId, WeightSpec};
+use crate::graph::{Graph, Part, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
 use crate::host::{HostTensor, TensorSource};
-use crate::model::grouped::GroupedFolder;
+use crate::model::grouped::{GroupedFolder, ORDER};
 use crate::model::{Config, architecture, names};
 use crate::quant;
 use crate::tokenizer::Tokenizer;
@@ -50,6 +50,7 @@ impl ModelFiles {
             (Container::Gguf(gguf), config)
         };
         let graph = (architecture(&config.model_type)?.graph)(&config)?;
+        let graph = ordered(graph, &container, path)?;
         let files = Self { path: path.to_path_buf(), container, config, graph };
         files.check()?;
         Ok(files)
@@ -63,6 +64,14 @@ impl ModelFiles {
     /// The hyperparameters.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The inputs of a matrix in the order in which its columns come, where that is another.
+    pub fn input_order(&self, name: &str) -> Option<&[u32]> {
+        match &self.container {
+            Container::Folder(folder) => folder.input_order(name),
+            Container::Gguf(_) => None,
+        }
     }
 
     /// The graph.
@@ -230,6 +239,30 @@ impl ModelFiles {
         let rows = columns.first().map_or(0, Vec::len);
         Ok((0..rows).flat_map(|r| columns.iter().map(move |c| c[r])).collect())
     }
+}
+
+/// Puts the inputs of packed matrices in the order of their columns. Matrices that are joined share
+/// their inputs, and so one order.
+fn ordered(graph: Graph, container: &Container, path: &Path) -> Result<Graph> {
+    let Container::Folder(folder) = container else { return Ok(graph) };
+    graph.with_ordered_inputs(|spec| {
+        let order = |part: &Part| folder.input_order(&part.tensor);
+        let Some(first) = spec.parts.first() else { return Ok(None) };
+        if let Some(other) = spec.parts.iter().find(|part| order(part) != order(first)) {
+            return Err(Error::Tensors {
+                path: path.to_path_buf(),
+                problems: vec![format!(
+                    "{} and {}: expected one order of inputs (g_idx), found two",
+                    first.tensor, other.tensor
+                )],
+            });
+        }
+        Ok(order(first).map(|inputs| {
+            let tensor = format!("{}{ORDER}", first.tensor);
+            let part = Part { tensor, rows: inputs.len(), order: RowOrder::Stored };
+            VectorSpec { name: format!("{}_order", spec.name), parts: vec![part], interleaved: false }
+        }))
+    })
 }
 
 impl Source for ModelFiles {

@@ -26,6 +26,10 @@ enum Layout {
 /// Outputs of a word in AWQ, from the lowest bits on.
 const AWQ_ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
+/// What a packed matrix's name becomes for the order of its inputs, where that has one. The places
+/// are floats, which hold every one: there are no more than 2^24 inputs.
+pub const ORDER: &str = "_order";
+
 /// Rows that are unpacked together, so that what shares a cache line is read at once.
 const ROWS: usize = 32;
 
@@ -50,6 +54,8 @@ struct Packed {
     cols: usize,
     /// Inputs with one scale.
     group: usize,
+    /// The inputs in the order of their groups, where they are not so already.
+    order: Option<Vec<u32>>,
 }
 
 impl GroupedFolder {
@@ -136,28 +142,44 @@ impl GroupedFolder {
                 format!("{}: expected scales that f16 holds exactly, found {value}", name("scales"));
             return Err(self.error(message));
         }
-        self.check_order(&name("g_idx"), cols, group)?;
-        Ok(Packed { stem: stem.to_string(), layout, rows, cols, group })
+        let order = self.order_of(&name("g_idx"), cols, group)?;
+        Ok(Packed { stem: stem.to_string(), layout, rows, cols, group, order })
     }
 
-    /// Where groups are listed for each input, they have to follow one another.
-    fn check_order(&self, name: &str, cols: usize, group: usize) -> Result<()> {
+    /// The inputs in the order of their groups, where a tensor lists the group of each and they are not
+    /// in that order.
+    fn order_of(&self, name: &str, cols: usize, group: usize) -> Result<Option<Vec<u32>>> {
         if self.files.stored(name).is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let (shape, bytes) = self.words(name)?;
         if shape != [cols] {
             return Err(self.error(format!("{name}: expected shape [{cols}], found {shape:?}")));
         }
-        let in_order = bytes.chunks_exact(4).enumerate().all(|(k, b)| word(b, 0) as usize == k / group);
-        if in_order {
-            return Ok(());
+        let groups: Vec<u32> = bytes.chunks_exact(4).map(|b| word(b, 0)).collect();
+        let mut order: Vec<u32> = (0u32..).take(cols).collect();
+        order.sort_by_key(|input| groups[*input as usize]);
+        let group_of = |place: usize| groups[order[place] as usize] as usize;
+        if let Some(place) = (0..cols).find(|place| group_of(*place) != place / group) {
+            let message = format!(
+                "{name}: expected {group} inputs in each of {} groups, found others in group {}",
+                cols / group,
+                group_of(place).min(place / group)
+            );
+            return Err(self.error(message));
         }
-        Err(Error::UnsupportedFormat {
-            name: name.to_string(),
-            format: "GPTQ with inputs in the order of activations (desc_act)".to_string(),
-            supported: "groups of inputs one after the other".to_string(),
-        })
+        let in_order = order.iter().zip(0u32..).all(|(input, place)| *input == place);
+        Ok((!in_order).then_some(order))
+    }
+
+    /// The inputs in the order in which the columns of a matrix come, where that is another.
+    pub fn input_order(&self, name: &str) -> Option<&[u32]> {
+        self.packed.get(name)?.order.as_deref()
+    }
+
+    /// The matrix whose inputs a tensor puts in order.
+    fn ordered(&self, name: &str) -> Option<&[u32]> {
+        self.input_order(name.strip_suffix(ORDER)?)
     }
 
     /// All rows in [`WeightFormat::U4`]; one of no bytes where the file is damaged.
@@ -170,6 +192,7 @@ impl GroupedFolder {
         quant::decode(stored.format, &stored.bytes, &mut scales);
 
         let Packed { layout, rows, cols, group, .. } = *packed;
+        let order = packed.order.as_deref();
         let zero = |g: usize, row: usize| {
             let place = |word: usize| word + g * rows / 8;
             match layout {
@@ -183,7 +206,7 @@ impl GroupedFolder {
                 for first in (0..cols).step_by(GROUP) {
                     let g = first / group;
                     let quant = |j: usize| {
-                        let k = first + j;
+                        let k = order.map_or(first + j, |order| order[first + j] as usize);
                         match layout {
                             Layout::Gptq { .. } => nibble(word(quants, k / 8 * rows + row), k % 8),
                             Layout::Awq => nibble(word(quants, (k * rows + row) / 8), awq_place(row)),
@@ -208,13 +231,22 @@ impl TensorSource for GroupedFolder {
     }
 
     fn describe(&self, name: &str) -> Option<(WeightFormat, Vec<usize>)> {
-        match self.packed.get(name) {
-            Some(packed) => Some((WeightFormat::U4, vec![packed.rows, packed.cols])),
-            None => self.files.describe(name),
+        match (self.packed.get(name), self.ordered(name)) {
+            (Some(packed), _) => Some((WeightFormat::U4, vec![packed.rows, packed.cols])),
+            (_, Some(order)) => Some((WeightFormat::F32, vec![order.len()])),
+            _ => self.files.describe(name),
         }
     }
 
     fn tensor(&self, name: &str) -> Option<HostTensor<'_>> {
+        if let Some(order) = self.ordered(name) {
+            let bytes: Vec<u8> = order.iter().flat_map(|input| (*input as f32).to_le_bytes()).collect();
+            return Some(HostTensor {
+                format: WeightFormat::F32,
+                shape: vec![order.len()],
+                bytes: bytes.into(),
+            });
+        }
         let Some(packed) = self.packed.get(name) else { return self.files.tensor(name) };
         let bytes = self.unpack(packed)?.into();
         Some(HostTensor { format: WeightFormat::U4, shape: vec![packed.rows, packed.cols], bytes })

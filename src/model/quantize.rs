@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::{Gguf, GgufWriter};
 use crate::graph::Part;
 use crate::host::{HostTensor, TensorSource};
+use crate::model::grouped::ORDER;
 use crate::model::weights::convert;
 use crate::model::{ModelFiles, names};
 use crate::tokenizer::Tokenizer;
@@ -133,7 +134,9 @@ impl Quantize {
 
         let graph = from.graph();
         let matrices = graph.weights.iter().flat_map(|w| &w.parts);
-        let parts = matrices.chain(graph.vectors.iter().flat_map(|v| &v.parts));
+        let vectors = graph.vectors.iter().flat_map(|v| &v.parts);
+        // Columns are put back in the order of the inputs, for which GGUF has no other.
+        let parts = matrices.chain(vectors.filter(|part| !part.tensor.ends_with(ORDER)));
         let tensors = parts
             .clone()
             .map(|part| {
@@ -215,6 +218,14 @@ impl Origin<'_> {
         }
     }
 
+    /// Where the values of a row belong, if not where they are.
+    fn input_order(&self) -> Option<&[u32]> {
+        match self {
+            Self::Gguf(..) => None,
+            Self::Folder(files, part) => files.input_order(&part.tensor),
+        }
+    }
+
     /// The stored row that becomes row `row`.
     fn row(&self, row: usize) -> usize {
         match self {
@@ -241,7 +252,9 @@ impl Stored<'_> {
         let row = |row| &tensor.bytes[self.origin.row(row) * row_bytes..][..row_bytes];
         let rows: Vec<&[u8]> = (0..rows).map(row).collect();
         for rows in rows.chunks((CHUNK / row_bytes.max(1)).max(1)) {
-            let convert = |row: &&[u8]| convert(&tensor, self.origin.path(), &self.name, row, format);
+            let convert = |row: &&[u8]| {
+                convert(&tensor, (self.origin.path(), &self.name), row, self.origin.input_order(), format)
+            };
             for (_, row) in native::parallel(rows, convert) {
                 out.write_all(&row?).map_err(failed)?;
             }

@@ -74,26 +74,31 @@ fn check(format: WeightFormat, files: &ModelFiles, name: &str, row: &[u8]) -> Re
     }
 }
 
-/// A row of a tensor, which errors call `name` in `path`, in another format.
+/// A row of a tensor, which errors call by file and name, in another format; its value i belongs at
+/// `order[i]`, if there is an order.
 pub(super) fn convert(
     tensor: &HostTensor<'_>,
-    path: &Path,
-    name: &str,
+    (path, name): (&Path, &str),
     row: &[u8],
+    order: Option<&[u32]>,
     format: WeightFormat,
 ) -> Result<Vec<u8>> {
-    if tensor.format == format {
+    if tensor.format == format && order.is_none() {
         return Ok(row.to_vec());
     }
     let mut values = vec![0.0; row.len() / tensor.format.block_bytes() * tensor.format.block_len()];
     quant::decode(tensor.format, row, &mut values);
-    match values.iter().find(|v| !v.is_finite()) {
-        Some(value) => Err(Error::Tensors {
+    if let Some(value) = values.iter().find(|v| !v.is_finite()) {
+        return Err(Error::Tensors {
             path: path.to_path_buf(),
             problems: vec![format!("{name}: expected finite weights to quantise, found {value}")],
-        }),
-        None => Ok(quant::encode(format, &values)),
+        });
     }
+    if let Some(order) = order {
+        let stored = values.clone();
+        order.iter().zip(stored).for_each(|(place, value)| values[*place as usize] = value);
+    }
+    Ok(quant::encode(format, &values))
 }
 
 impl Weights {
@@ -197,7 +202,7 @@ impl Loader<'_> {
                 let rows: Vec<_> = rows.collect();
                 let converted = native::parallel(&rows, |&(part, row)| {
                     let name = self.files.stored_name(&spec.parts[part].tensor);
-                    convert(&tensors[part], self.files.path(), &name, row, planes.format)
+                    convert(&tensors[part], (self.files.path(), &name), row, None, planes.format)
                 });
                 let rows = converted.into_iter().map(|(_, row)| row).collect::<Result<Vec<_>>>()?;
                 pack(planes, rows.iter().map(Vec::as_slice), &mut quants, &mut scales);

@@ -6,7 +6,7 @@ use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
 use crate::kernels::pack::Order;
 use crate::kernels::{
     Dispatch, PAGE, Rows, add, attention, attention_merge, attention_prefill, embed, gemm, gemm_coop,
-    gemm_merge, gemv, gemv_int8, gemv_lanes, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
+    gemm_merge, gemv, gemv_int8, gemv_lanes, permute, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, Work, fuse, work};
@@ -172,6 +172,10 @@ impl Lowering<'_> {
             Op::SwiGlu => {
                 let bindings = vec![input(0), out];
                 self.push(i, swiglu::select(node.width, caps), bindings, None);
+            }
+            Op::Permute { order } => {
+                let bindings = vec![input(0), Resource::Vector(order), out];
+                self.push(i, permute::select(node.width, node.rows, caps), bindings, None);
             }
             Op::Add => {
                 let bindings = vec![input(0), input(1), out];

@@ -146,5 +146,6 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
         // An exponential counts as one.
         Op::SwiGlu => plain(moved, 5 * node.width),
         Op::Add => plain(moved, node.width),
+        Op::Permute { .. } => plain(moved, 0),
     }
 }

@@ -92,6 +92,12 @@ impl Rig {
         self.formats[index] = format;
     }
 
+    /// Gives vector `index` other values.
+    pub fn set_vector(&mut self, index: usize, values: Vec<f32>) {
+        assert_eq!(values.len(), self.vectors[index].len());
+        self.vectors[index] = values;
+    }
+
     pub fn layouts(&self, caps: &Caps) -> Vec<WeightLayout> {
         let layout = |(spec, format): (&WeightSpec, &WeightFormat)| {
             WeightLayout::new(spec, &vec![*format; spec.parts.len()], caps).unwrap()
