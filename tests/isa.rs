@@ -212,8 +212,8 @@ fn special_instructions_appear_where_they_are_asked_for() {
     });
 }
 
-/// Formats that no instruction decodes: a table of sixteen bytes, or a float put together from its parts. The
-/// compiler keeps a loop over quads.
+/// Formats that no instruction decodes: a table of sixteen numbers, or a float put together from its parts. The
+/// compiler keeps a loop over rows that loads nothing, where 32 weights take 240 to 300 operations.
 fn is_looked_up(format: WeightFormat) -> bool {
     use WeightFormat::{F8_E4M3, IQ4_NL, IQ4_XS};
     matches!(format, F8_E4M3 | IQ4_NL | IQ4_XS)

@@ -1,9 +1,7 @@
-// Codebook: what four nibbles, one in each byte, stand for in a table of sixteen signed bytes.
-fn looked_up(nibbles: u32, table: vec4<u32>) -> vec4<f32> {
-    let n = (vec4<u32>(nibbles) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(15u);
-    let odd = (n & vec4<u32>(4u)) != vec4<u32>(0u);
-    let low = select(vec4<u32>(table.x), vec4<u32>(table.y), odd);
-    let high = select(vec4<u32>(table.z), vec4<u32>(table.w), odd);
-    let four = select(low, high, n >= vec4<u32>(8u));
-    return vec4<f32>(bitcast<vec4<i32>>(four << (24u - 8u * (n % 4u))) >> vec4<u32>(24u));
+// Codebook: what four nibbles, one in each byte, stand for in IQ4_NL's table of sixteen whole numbers.
+// A polynomial of the fourth degree comes within 0.44 of each of them, in fewer steps than it takes
+// to choose among sixteen.
+fn looked_up(nibbles: u32) -> vec4<f32> {
+    let n = vec4<f32>(unpack4xU8(nibbles));
+    return round((((0.001586 * n + 0.031086) * n - 1.37193) * n + 24.1738) * n - 126.567);
 }

@@ -19,7 +19,7 @@ fn block(g: u32) -> Block {
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return looked_up((b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu, vec4<u32>(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u));
+    return looked_up((b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, 0.0); }
