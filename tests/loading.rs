@@ -863,7 +863,8 @@ fn packed_weights_that_make_no_sense() {
         assert_error!(wrong("qzeros", &[3, 48]), Tensors, "up_proj.qzeros", "[4, 48]", "[3, 48]");
         assert_error!(wrong("scales", &[4, 8]), Tensors, "up_proj.scales", "[4, 384]", "[4, 8]");
         assert_error!(wrong("qweight", &[4]), Tensors, "up_proj.qweight", "two dimensions");
-        assert_error!(wrong("qweight", &[0, 0]), Tensors, "up_proj", "expected");
+        assert_error!(wrong("qweight", &[0, 0]), Tensors, "up_proj", "expected weights");
+        assert_error!(wrong("qweight", &[usize::MAX, 0]), Tensors, "up_proj", "expected weights");
         assert_error!(wrong("qweight", &[5, 7]), Tensors, "up_proj", "groups");
     }
     // One group with too many inputs, groups that are not there, and joined matrices with two orders.

@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgllama::caps::AdapterKind;
 use wgllama::model::{Config, presets};
 use wgllama::{
-    Context, ContextOptions, Error, LoadOptions, Model, ModelFiles, Result, SessionOptions, WeightFormat,
+    Context, ContextOptions, Error, KvFormat, LoadOptions, Model, ModelFiles, Result, SessionOptions,
+    WeightFormat,
 };
 
 use super::tell;
@@ -56,7 +57,7 @@ pub struct CacheArgs {
     pub ctx: Option<usize>,
     /// Format of cached keys and values: q8_0 takes half the memory of f16, q4_0 a quarter, and
     /// texts get worse
-    #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = ["f16", "f32", "q8_0", "q4_0"])]
+    #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = KvFormat::ALL.map(KvFormat::name))]
     kv: String,
     /// How activations meet quantised weights: as they are, or, on GPUs, rounded to 8 bits
     #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = ["f32", "int8"])]

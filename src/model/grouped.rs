@@ -43,7 +43,6 @@ pub struct GroupedFolder {
 }
 
 /// A packed matrix.
-#[derive(Debug, Clone)]
 struct Packed {
     /// Name without its last part.
     stem: String,
@@ -109,6 +108,9 @@ impl GroupedFolder {
         let &[a, b] = shape else {
             return Err(self.error(format!("{}: expected two dimensions, found {shape:?}", name("qweight"))));
         };
+        if shape.contains(&0) {
+            return Err(self.error(format!("{}: expected weights, found shape {shape:?}", name("qweight"))));
+        }
         let (rows, cols) = match layout {
             Layout::Gptq { .. } => (b, a * 8),
             Layout::Awq => (b * 8, a),
@@ -182,7 +184,7 @@ impl GroupedFolder {
         self.input_order(name.strip_suffix(ORDER)?)
     }
 
-    /// All rows in [`WeightFormat::U4`]; one of no bytes where the file is damaged.
+    /// All rows in [`WeightFormat::U4`].
     fn unpack(&self, packed: &Packed) -> Option<Vec<u8>> {
         let name = |part: &str| format!("{}.{part}", packed.stem);
         let (_, quants) = self.words(&name("qweight")).ok()?;
