@@ -203,9 +203,9 @@ pub enum KvFormat {
     /// 2 bytes a value: the default.
     #[default]
     F16,
-    /// 8.5 bits a value: half the memory of F16, and a text as good (docs/NUMERICS.md).
+    /// 8.5 bits a value: half the memory of F16 at a small cost (docs/NUMERICS.md).
     Q8_0,
-    /// 4.5 bits a value: a quarter of the memory, and a text that suffers (docs/NUMERICS.md).
+    /// 4.5 bits a value: a quarter of the memory, at a cost that shows (docs/NUMERICS.md).
     Q4_0,
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use wgllama::model::kv::bytes_per_token;
-use wgllama::{KvFormat, ModelFiles, Result, WeightFormat};
+use wgllama::{KvFormat, ModelFiles, Result, WeightFormat, quant};
 
 use super::Outcome;
 use super::options::default_model;
@@ -70,7 +70,7 @@ fn describe(files: &ModelFiles, ctx: Option<usize>) -> Result<String> {
         let len = shape.iter().product::<usize>();
         let entry = formats.entry(format).or_default();
         entry.0 += 1;
-        entry.1 += (len / format.block_len() * format.block_bytes()) as u64;
+        entry.1 += quant::row_bytes(format, len).unwrap_or(0) as u64;
         values += len;
     }
     let bytes: u64 = formats.values().map(|f| f.1).sum();

@@ -108,17 +108,10 @@ impl SafetensorsFolder {
         self.entries.iter().map(|entry| entry.name.as_str())
     }
 
-    /// The type, as files write it, the shape and the bytes of a tensor of any type.
-    pub fn stored(&self, name: &str) -> Option<(&'static str, &[usize], &[u8])> {
+    /// Type, shape and bytes of a tensor of any type.
+    pub fn stored(&self, name: &str) -> Option<(Dtype, &[usize], &[u8])> {
         let entry = &self.entries[*self.by_name.get(name)?];
-        let dtype = match entry.dtype {
-            Dtype::I32 => "I32",
-            Dtype::I64 => "I64",
-            Dtype::U8 => "U8",
-            other => weight_format(other).map_or("another type", WeightFormat::name),
-        };
-        let bytes = self.files[entry.file].bytes().get(entry.bytes.clone())?;
-        Some((dtype, &entry.shape, bytes))
+        Some((entry.dtype, &entry.shape, self.files[entry.file].bytes().get(entry.bytes.clone())?))
     }
 
     fn insert(&mut self, entry: Entry) -> Result<()> {
@@ -155,12 +148,8 @@ impl TensorSource for SafetensorsFolder {
     }
 
     fn tensor(&self, name: &str) -> Option<HostTensor<'_>> {
-        let entry = &self.entries[*self.by_name.get(name)?];
-        Some(HostTensor {
-            format: weight_format(entry.dtype)?,
-            shape: entry.shape.clone(),
-            bytes: self.files[entry.file].bytes().get(entry.bytes.clone())?.into(),
-        })
+        let (dtype, shape, bytes) = self.stored(name)?;
+        Some(HostTensor { format: weight_format(dtype)?, shape: shape.to_vec(), bytes: bytes.into() })
     }
 }
 

@@ -141,9 +141,7 @@ impl Graph {
         self.expect_tokens(name, b)?;
         Ok(self.push(name, Op::Add, vec![a, b], width, Rows::Tokens))
     }
-}
 
-impl Graph {
     /// The values of each row of `x` in another order.
     pub fn permute(&mut self, name: &str, x: NodeId, order: VectorId) -> Result<NodeId> {
         let (width, rows) = (self.nodes[x.0].width, self.nodes[x.0].rows);

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
+use safetensors::Dtype;
+
 use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::files::{JsonFile, SafetensorsFolder};
@@ -95,7 +97,7 @@ impl GroupedFolder {
     /// Shape and words of a tensor of 32-bit integers.
     fn words(&self, name: &str) -> Result<(&[usize], &[u8])> {
         match self.files.stored(name) {
-            Some(("I32", shape, bytes)) => Ok((shape, bytes)),
+            Some((Dtype::I32, shape, bytes)) => Ok((shape, bytes)),
             Some((dtype, ..)) => Err(self.error(format!("{name}: expected I32, found {dtype}"))),
             None => Err(self.error(format!("{name}: missing"))),
         }
