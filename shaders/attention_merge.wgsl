@@ -3,8 +3,8 @@
 // Grid   flat over n_tokens x pitch: one invocation per output, padding included.
 // Links  step, lane_thread
 //
-// Joins what the SPLITS workgroups of `attention` left for each head. A split that had no keys
-// left a sum of zero and the lowest of all scores, so that it counts for nothing.
+// Joins what the SPLITS workgroups of `attention` left for each head. Those that had no keys,
+// which are the last, are left out.
 struct Params {
     head_dim: u32,
     stored: u32,      // head_dim as a part holds it
@@ -28,14 +28,17 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         return;
     }
     let size = p.stored + 8u;
+    let pages = token_position(t) / PAGE + 1u;
+    let share = (pages + SPLITS - 1u) / SPLITS;
+    let used = (pages + share - 1u) / share;
     let first = t * p.part_pitch + i / p.head_dim * SPLITS * size;
     var top = parts[first];
-    for (var s = 1u; s < SPLITS; s++) {
+    for (var s = 1u; s < used; s++) {
         top = max(top, parts[first + s * size]);
     }
     var sum = 0.0;
     var value = 0.0;
-    for (var s = 0u; s < SPLITS; s++) {
+    for (var s = 0u; s < used; s++) {
         let at = first + s * size;
         let factor = exp(parts[at] - top);
         sum += factor * parts[at + 1u];

@@ -239,10 +239,12 @@ fn gemm_of_cooperative_matrices_equals_the_reference() {
         eprintln!("skipped: the adapter has no cooperative matrices");
         return;
     };
-    // Workgroups of one subgroup or more than four, too: right, if slow.
-    for wg in [32, tuning::coop_invocations(gpu.caps(), side), 256] {
-        for case in COOP_CASES {
-            coop_equals_the_reference(&gpu, case, |p| gemm_coop::dispatch(p, 1, side, wg));
+    for tile in tuning::COOP_TILES {
+        // Workgroups of one subgroup or more than there are squares, too: right, if slow.
+        for wg in [32, tuning::coop_invocations(gpu.caps(), tile, side), 512] {
+            for case in COOP_CASES {
+                coop_equals_the_reference(&gpu, case, |p| gemm_coop::dispatch(p, 1, tile, side, wg));
+            }
         }
     }
 }
@@ -256,10 +258,10 @@ fn gemm_of_emulated_matrices_equals_the_reference() {
         eprintln!("skipped: the adapter has no f16, or no subgroups");
         return;
     }
-    // On subgroups of eight: in two turns, and with subgroups to spare.
-    for (wg, case) in [16, 64].into_iter().zip(COOP_CASES) {
+    // On subgroups of eight: in four turns, and with subgroups to spare.
+    for ((wg, tile), case) in [16, 64].into_iter().zip(tuning::COOP_TILES).zip(COOP_CASES) {
         coop_equals_the_reference(&gpu, case, |p| {
-            let real = gemm_coop::dispatch(p, 1, 16, wg);
+            let real = gemm_coop::dispatch(p, 1, tile, 16, wg);
             let emulated = include_str!("support/coop_emulated.wgsl");
             let source = link(&real.variant).source.replace(Part::Coop16.source().1, emulated);
             assert!(!source.contains("coop_mat"));
@@ -279,6 +281,7 @@ fn shapes(lane: Part) -> Vec<(usize, GemvShape)> {
             vec![shape(1, 1, 8, true), shape(1, 1, 8, false), shape(9, 8, 8, true), shape(9, 8, 8, false)]
         }
         Part::LaneSubgroup => vec![shape(1, 1, 128, false), shape(9, 8, 128, false)],
+        Part::LaneWorkgroupSubgroup => vec![shape(1, 1, 64, false)],
         _ => vec![shape(1, 1, 64, false), shape(3, 4, 64, false)],
     }
 }
@@ -287,15 +290,17 @@ fn shapes(lane: Part) -> Vec<(usize, GemvShape)> {
 fn the_tested_divisions_are_those_that_adapters_get() {
     for (name, caps) in Caps::presets() {
         for tokens in [1, 9, 512] {
-            let chosen = wgllama::kernels::tuning::gemv(&caps, tokens, false);
-            assert!(
-                shapes(chosen.lane).iter().any(|(_, s)| *s == chosen),
-                "{name}: {chosen:?} is not tested"
-            );
+            for inputs in [576, 4096] {
+                let chosen = tuning::gemv(&caps, tokens, inputs, false);
+                assert!(
+                    shapes(chosen.lane).iter().any(|(_, s)| *s == chosen),
+                    "{name}: {chosen:?} is not tested"
+                );
+            }
         }
         // A batch of few tokens wastes no column on a GPU.
         for tokens in 2..=8 {
-            let chosen = wgllama::kernels::tuning::gemv(&caps, tokens, false);
+            let chosen = tuning::gemv(&caps, tokens, 4096, false);
             let cpu = caps.kind == wgllama::caps::AdapterKind::Cpu;
             assert_eq!(chosen.cols as usize, if cpu { 8 } else { tokens }, "{name}");
         }
@@ -304,7 +309,7 @@ fn the_tested_divisions_are_those_that_adapters_get() {
 
 fn gemv_equals_the_reference(lane: Part) {
     let Some(gpu) = gpu() else { return };
-    if lane == Part::LaneSubgroup && gpu.caps().subgroup.is_none() {
+    if matches!(lane, Part::LaneSubgroup | Part::LaneWorkgroupSubgroup) && gpu.caps().subgroup.is_none() {
         eprintln!("skipped: the adapter has no subgroups");
         return;
     }
@@ -356,6 +361,7 @@ fn gemv_of_subgroups_equals_the_reference() {
 #[test]
 fn gemv_of_workgroups_equals_the_reference() {
     gemv_equals_the_reference(Part::LaneWorkgroup);
+    gemv_equals_the_reference(Part::LaneWorkgroupSubgroup);
 }
 
 /// embed -> norm -> q, k, v -> rope -> attention -> linear + residual -> norm of the outputs.

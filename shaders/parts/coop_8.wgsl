@@ -8,9 +8,10 @@ alias Left = coop_mat8x8<f16, A>;
 alias Right = coop_mat8x8<f16, B>;
 alias Sums = array<coop_mat8x8<f32, C>, SIDES * SIDES>;
 
-// Adds the products of 32 columns; the tokens and rows start at these places of workgroup memory.
+// Adds the products of the columns at hand; the tokens and rows start at these places of
+// workgroup memory.
 fn multiply(sums: ptr<function, Sums>, token_at: u32, row_at: u32) {
-    for (var k = 0u; k < 32u; k += SIDE) {
+    for (var k = 0u; k < STEP * 32u; k += SIDE) {
         var rows: array<Right, SIDES>;
         for (var n = 0u; n < SIDES; n++) {
             rows[n] = coopLoad<Right>(&weights[row_at + n * SIDE * PITCH + k], PITCH);

@@ -2,7 +2,7 @@
 
 use crate::caps::Caps;
 use crate::kernels::attention::part_values;
-use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params, tuning};
+use crate::kernels::{Dispatch, Grid, PAGE, Part, Rows, Variant, kernel, params, tuning};
 use crate::shape::{padded, stored_head_dim};
 
 params! {
@@ -13,7 +13,7 @@ params! {
 kernel!(ATTENTION_MERGE, "attention_merge", AttentionMergeParams, [parts: Read, y: Write], variants);
 
 fn variant(splits: usize, wg: u32) -> Variant {
-    let numbers = [("WG", wg), ("SPLITS", splits as u32)];
+    let numbers = [("WG", wg), ("PAGE", PAGE as u32), ("SPLITS", splits as u32)];
     Variant::new(&ATTENTION_MERGE, &[Part::Step, Part::LaneThread], &numbers)
 }
 

@@ -5,18 +5,38 @@ use crate::caps::Caps;
 use crate::kernels::gemm::{GemmParams, params, problems};
 use crate::kernels::gemv::Gemv;
 use crate::kernels::{Dispatch, Grid, Part, Variant, kernel, tuning};
+use crate::shape::GROUP;
 
 kernel!(GEMM_COOP, "gemm_coop", GemmParams, [w: Read, scales: Read, x: Read, y: Write, bias: Read], variants);
 
-/// Tokens and rows of a tile.
-const TILE: u32 = 64;
+/// The tile of a workgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CoopTile {
+    /// Rows, a multiple of 32.
+    pub rows: u32,
+    /// Tokens, a multiple of 32.
+    pub cols: u32,
+}
+
+impl CoopTile {
+    /// Subgroups that work on it at the same time: each has 32 by 32 sums.
+    pub const fn subgroups(self) -> u32 {
+        self.rows / 32 * (self.cols / 32)
+    }
+
+    /// Bytes of workgroup memory: two groups of columns and eight more, as halves, of rows and
+    /// tokens, and a matrix of sums for each subgroup.
+    pub const fn memory(self, side: u32) -> u32 {
+        (self.rows + self.cols) * (2 * GROUP as u32 + 8) * 2 + self.subgroups() * side * side * 4
+    }
+}
 
 /// The part for matrices of `side`.
 fn coop(side: u32) -> Part {
     if side == 8 { Part::Coop8 } else { Part::Coop16 }
 }
 
-fn variant(problem: &Gemv, side: u32, wg: u32) -> Variant {
+fn variant(problem: &Gemv, tile: CoopTile, side: u32, wg: u32) -> Variant {
     let parts = [
         Part::Step,
         Part::rows(problem.batch),
@@ -28,23 +48,24 @@ fn variant(problem: &Gemv, side: u32, wg: u32) -> Variant {
         problem.out.part(),
         if problem.bias { Part::BiasVector } else { Part::BiasNone },
     ];
-    Variant::new(&GEMM_COOP, &parts, &[("WG", wg)])
+    Variant::new(&GEMM_COOP, &parts, &[("ROWS", tile.rows), ("COLS", tile.cols), ("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
     let Some(side) = caps.coop else { return Vec::new() };
-    problems().iter().map(|p| variant(p, side, tuning::coop_invocations(caps, side))).collect()
+    let of = |p: &Gemv, tile| variant(p, tile, side, tuning::coop_invocations(caps, tile, side));
+    problems().iter().flat_map(|p| tuning::COOP_TILES.map(|tile| of(p, tile))).collect()
 }
 
 /// The dispatch of `problem` in workgroups of `wg` invocations, its columns shared by `splits`
 /// of them, with matrices of `side`.
-pub fn dispatch(problem: &Gemv, splits: usize, side: u32, wg: u32) -> Dispatch {
+pub fn dispatch(problem: &Gemv, splits: usize, tile: CoopTile, side: u32, wg: u32) -> Dispatch {
     let params = params(problem, splits);
-    let tiles = params.rows.div_ceil(TILE);
+    let tiles = params.rows.div_ceil(tile.rows);
     Dispatch {
-        variant: variant(problem, side, wg),
+        variant: variant(problem, tile, side, wg),
         params: params.words(),
-        grid: Grid::Layers { groups: tiles * params.splits, cols: TILE },
+        grid: Grid::Layers { groups: tiles * params.splits, cols: tile.cols },
         rows: problem.batch,
     }
 }
@@ -52,7 +73,7 @@ pub fn dispatch(problem: &Gemv, splits: usize, side: u32, wg: u32) -> Dispatch {
 /// By matrix units, if the adapter has them and the batch is for it.
 pub fn select(problem: &Gemv, splits: usize, caps: &Caps) -> Option<Dispatch> {
     let side = caps.coop?;
-    tuning::tiling(caps, problem.max_batch)?;
-    let wg = tuning::coop_invocations(caps, side);
-    problem.norm.is_none().then(|| dispatch(problem, splits, side, wg))
+    let tile = tuning::tiling(caps, problem.max_batch)?.coop(caps, problem.rows, splits, side);
+    let wg = tuning::coop_invocations(caps, tile, side);
+    problem.norm.is_none().then(|| dispatch(problem, splits, tile, side, wg))
 }

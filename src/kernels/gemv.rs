@@ -135,12 +135,15 @@ fn variants(caps: &Caps) -> Vec<Variant> {
         // One column for each small batch, and what larger ones get.
         for max_batch in 1..=MAX_COLS + 1 {
             let plain = Gemv { format, max_batch, ..Gemv::SMALL };
-            let mut problems = vec![Gemv { batch: Rows::Outputs, ..plain }];
-            for out in [Out::Store, Out::Add, Out::Swiglu] {
-                for bias in [false, true] {
-                    problems.push(Gemv { out, bias, ..plain });
-                    if tuning::norm_prologue(caps, max_batch) {
-                        problems.push(Gemv { out, bias, norm: Some(1e-5), ..plain });
+            let mut problems = Vec::new();
+            for plain in [plain, Gemv { inputs: 4096, ..plain }] {
+                problems.push(Gemv { batch: Rows::Outputs, ..plain });
+                for out in [Out::Store, Out::Add, Out::Swiglu] {
+                    for bias in [false, true] {
+                        problems.push(Gemv { out, bias, ..plain });
+                        if tuning::norm_prologue(caps, max_batch) {
+                            problems.push(Gemv { out, bias, norm: Some(1e-5), ..plain });
+                        }
                     }
                 }
             }
@@ -162,7 +165,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 /// The division of work for `problem`; activations that exceed a uniform binding come from
 /// storage.
 pub fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
-    let mut shape = tuning::gemv(caps, problem.max_batch, problem.norm.is_some());
+    let mut shape = tuning::gemv(caps, problem.max_batch, problem.inputs, problem.norm.is_some());
     shape.uniform &= uniform_vectors(problem, shape) as u64 * 16 <= caps.max_uniform_binding;
     shape
 }

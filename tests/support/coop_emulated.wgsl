@@ -9,7 +9,7 @@ fn multiply(sums: ptr<function, Sums>, token_at: u32, row_at: u32) {
     for (var token = 0u; token < 32u; token++) {
         for (var row = 0u; row < 32u; row++) {
             var sum = 0.0;
-            for (var k = 0u; k < 32u; k++) {
+            for (var k = 0u; k < STEP * 32u; k++) {
                 sum += f32(tokens[token_at + token * PITCH + k]) * f32(weights[row_at + row * PITCH + k]);
             }
             (*sums)[token / SIDE * SIDES + row / SIDE][token % SIDE * SIDE + row % SIDE] += sum;
