@@ -1,15 +1,13 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_*, weight_*, order_rows, x_*, norm_*, out_*, bias_*
+// Links  step, rows_*, lane_*, weight_*, four_rows, order_rows, x_*, norm_*, out_*, bias_*
 //
 // A team holds ROWS x COLS sums (ROWS is a multiple of four), so that each activation serves
-// ROWS rows and each weight, decoded once, serves COLS tokens. With one column the scale of a
-// group is applied to its partial sum instead of to each weight: w = d q + m, so sum(w x) =
-// d sum(q x) + m sum(x), where sum(x) is shared by the rows. The blocks of four rows are under
-// way at a time: enough to hide memory behind, and few enough registers for many teams. Rows
-// come in shards (a limit of bindings, or joined tensors of different formats), hence first
-// and stride.
+// ROWS rows and each weight, decoded once, serves COLS tokens. With one column the blocks of
+// four rows are under way at a time: enough to hide memory behind, and few enough registers for
+// many teams. Rows come in shards (a limit of bindings, or joined tensors of different
+// formats), hence first and stride.
 struct Params {
     groups: u32,  // of 32 weights in a row
     rows: u32,    // in this shard, with the zero rows that fill the padding of y
@@ -26,8 +24,6 @@ const_assert COLS == 1u || !HAS_NORM;
 @group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
 @group(0) @binding(6) var<uniform> p: Params;
-
-fn sum4(v: vec4<f32>) -> f32 { return v.x + v.y + v.z + v.w; }
 
 // Adds what quads first .. end - 1 of a group contribute, for every column; `at` is where the
 // group of the first column lies.
@@ -63,35 +59,23 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         var squares = 0.0;
         for (var g = lane.index; g < p.groups; g += lane.count) {
             if (COLS == 1u) {
-                // Mesa unrolls a loop that walks an array whole, however long its body is; otherwise
-                // it would choose the words of a block by comparing i.
                 var v: array<vec4<f32>, 8>;
-                var totals: array<vec4<f32>, 2>;  // of the halves, or all in the first
                 for (var i = 0u; i < 8u; i++) {
                     v[i] = x4((t0 * p.groups + g) * 8u + i);
                     if (HAS_NORM) {
                         squares += dot(v[i], v[i]);
                         v[i] *= gain4(g * 8u + i);
                     }
-                    if (HAS_MIN) {
-                        totals[select(0u, i / 4u, HALVES)] += v[i];
-                    }
                 }
-                let all = vec2<f32>(sum4(totals[0]), sum4(totals[1]));
                 for (var first = 0u; first < ROWS; first += 4u) {
                     var blocks: array<Block, 4>;
                     for (var r = 0u; r < 4u; r++) {
                         blocks[r] = block(block_at(r0 + first + r, g));
                     }
+                    var four = vec4<f32>(sums[first], sums[first + 1u], sums[first + 2u], sums[first + 3u]);
+                    four = four_rows(&blocks, &v, four);
                     for (var r = 0u; r < 4u; r++) {
-                        var parts = vec2<f32>(select(sums[first + r], 0.0, HAS_SCALE), 0.0);
-                        for (var i = 0u; i < 8u; i++) {
-                            parts[select(0u, i / 4u, HALVES)] += dot(quad(blocks[r], i), v[i]);
-                        }
-                        if (HAS_SCALE) {
-                            parts.x = sums[first + r] + weigh(blocks[r], parts, all);
-                        }
-                        sums[first + r] = parts.x;
+                        sums[first + r] = four[r];
                     }
                 }
             } else {

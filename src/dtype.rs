@@ -159,26 +159,31 @@ impl fmt::Display for WeightFormat {
     }
 }
 
-/// How a few tokens' activations meet quantised weights.
+/// How activations meet weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Activations {
-    /// As they are: the default.
-    #[default]
+    /// As they are.
     F32,
-    /// Rounded to signed bytes, with a scale for each 32 of them, where the kernel for the
-    /// adapter and the format of the weights can: fewer instructions on GPUs that multiply four
-    /// bytes at a time, and an error of about a half in the logits (docs/NUMERICS.md).
+    /// Both rounded to halves where an adapter's matrix units multiply them, which is for prompts
+    /// and for eight sequences or more; as they are elsewhere. The default.
+    #[default]
+    F16,
+    /// Of a few tokens rounded to signed bytes, with a scale for each 32 of them, where the kernel
+    /// for the adapter and the format of the weights can: fewer instructions on GPUs that multiply
+    /// four bytes at a time, and an error of about a half in the logits (docs/NUMERICS.md). Of
+    /// many as with `F16`.
     Int8,
 }
 
 impl Activations {
     /// All ways.
-    pub const ALL: [Self; 2] = [Self::F32, Self::Int8];
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Int8];
 
     /// Lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Int8 => "int8",
         }
     }
@@ -187,10 +192,9 @@ impl Activations {
 impl std::str::FromStr for Activations {
     type Err = crate::Error;
     fn from_str(s: &str) -> crate::Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|f| f.name() == s)
-            .ok_or_else(|| crate::Error::option("activations", format!("expected f32 or int8, found '{s}'")))
+        Self::ALL.into_iter().find(|f| f.name() == s).ok_or_else(|| {
+            crate::Error::option("activations", format!("expected f32, f16 or int8, found '{s}'"))
+        })
     }
 }
 

@@ -771,7 +771,8 @@ fn kernels_of_a_model_are_listed_and_written_without_a_gpu() {
     assert!(out.starts_with("decode: ") && out.contains("\nprompt of 512 tokens: "), "{out}");
     // Of the 32 layers' matrices two are added to the residual.
     assert!(
-        out.lines().any(|l| l.trim_start().starts_with("64 ") && l.contains("gemv[subgroup,q4_0,add,")),
+        out.lines()
+            .any(|l| l.trim_start().starts_with("64 ") && l.contains("gemv_staged[subgroup,q4_0,add,")),
         "{out}"
     );
     let listed: BTreeSet<&str> =

@@ -167,6 +167,28 @@ fn smollm2_is_near_the_golden_with_activations_of_bytes() {
     }
 }
 
+/// What matrix units round to halves is no further off than an f16 cache.
+#[test]
+fn prompts_through_matrix_units_are_near_the_golden() {
+    let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
+    if gpu.caps().coop.is_none() {
+        eprintln!("skipped: the adapter has no cooperative matrices");
+        return;
+    }
+    let golden = Golden::open(&shared.join("models/golden/stories260K_f32.safetensors"));
+    let model = load(&gpu, &shared.join("models/stories260K"));
+    let options = wgllama::SessionOptions { kv: KvFormat::F32, ..Default::default() };
+    let mut session = model.session(&options).unwrap();
+    let plan = session.plan(wgllama::Phase::Prefill).unwrap().to_string();
+    assert!(plan.contains("gemm_coop"), "{plan}");
+    for name in ["short", "bos", "dialog", "unicode", "newline", "long"] {
+        session.truncate(0);
+        session.prefill(&golden.ids(&format!("{name}.ids"))).unwrap();
+        let expected = golden.floats(&format!("{name}.last_logits"));
+        assert_close(name, session.logits().unwrap(), &expected, 3e-2);
+    }
+}
+
 #[test]
 fn smollm2_gives_the_golden_inside_the_layers() {
     let (Some(shared), Some(path), Some(gpu)) = (shared(), smollm2(), gpu()) else { return };

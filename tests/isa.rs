@@ -109,7 +109,7 @@ fn is(variant: &Variant, kernel: &str) -> bool {
 
 /// The mat-vecs whose lanes walk along rows.
 fn is_gemv(variant: &Variant) -> bool {
-    is(variant, "gemv") || is(variant, "gemv_int8")
+    is(variant, "gemv") || is(variant, "gemv_int8") || is(variant, "gemv_staged")
 }
 
 fn normalises(variant: &Variant) -> bool {
@@ -129,10 +129,15 @@ fn weights_per_turn(variant: &Variant, turn: &Counts) -> Option<usize> {
     if !is_gemv(variant) {
         return None;
     }
-    let rows = variant.number("ROWS")? as usize;
+    let rows = variant.number("ROWS").unwrap_or(4) as usize;
     let quants = Planes::new(format(variant)?, Order::Rows, 1, GROUP).row_bytes().0.div_ceil(16);
-    let gain = usize::from(normalises(variant));
-    let loads = rows * quants + (variant.number("COLS")? as usize + gain) * GROUP / 4;
+    // Vectors of activations, and as many of gains: all of a group's, or what an invocation brings for others.
+    let vectors = match variant.number("SPAN") {
+        Some(span) => span as usize * GROUP / 4 / variant.number("WG")? as usize,
+        None => GROUP / 4 * variant.number("COLS")? as usize,
+    };
+    let gains = if normalises(variant) { vectors / variant.number("COLS").unwrap_or(1) as usize } else { 0 };
+    let loads = rows * quants + vectors + gains;
     let wide = turn.loads.get(&128).copied().unwrap_or(0);
     (wide > 0 && wide.is_multiple_of(loads)).then(|| wide / loads * rows * GROUP)
 }
@@ -198,7 +203,10 @@ fn products_load_sixteen_bytes_at_a_time() {
         let narrow = read.all.loads.keys().any(|bits| !([32, 128].contains(bits) || pairs && *bits == 64));
         let scales = read.inner.loads.get(&32).copied().unwrap_or(0);
         let wide = read.all.loads.get(&128).copied().unwrap_or(0);
-        (product && (narrow || wide == 0 || scales > wide)).then(|| format!("loads {:?}", read.all.loads))
+        // What others bring to workgroup memory an invocation does not load.
+        let shared = if is(&read.variant, "gemv_staged") { GROUP / 4 } else { 0 };
+        (product && (narrow || wide == 0 || scales > wide + shared))
+            .then(|| format!("loads {:?}", read.all.loads))
     });
 }
 
@@ -223,7 +231,7 @@ fn is_looked_up(format: WeightFormat) -> bool {
 /// half an operation is for the norm and the addresses. With products of four bytes a norm shows: its squares and
 /// gains alone are a quarter of an operation, and Q4_0 misses 1.5 by less than that.
 fn limit(variant: &Variant) -> Option<f64> {
-    let one = is_gemv(variant) && variant.number("COLS") == Some(1);
+    let one = is_gemv(variant) && variant.number("COLS").unwrap_or(1) == 1;
     let limit = match format(variant)? {
         WeightFormat::Q4_0 if is(variant, "gemv_int8") && normalises(variant) => 1.55,
         _ if is(variant, "gemv_int8") => 1.5,
@@ -238,7 +246,9 @@ fn limit(variant: &Variant) -> Option<f64> {
         WeightFormat::MXFP4 => 7.25,
         _ => 4.5,
     };
-    one.then_some(limit)
+    // Workgroup memory takes addresses, and what is brought to it a few operations.
+    let memory = if is(variant, "gemv_staged") { 0.25 } else { 0.0 };
+    one.then_some(limit + memory)
 }
 
 #[test]

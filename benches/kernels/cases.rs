@@ -1,6 +1,7 @@
 //! What the benches run: a few launches over random weights, at the shapes of real models.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Instant;
 
 use wgllama::gpu::{Buffers, Executable, StepTables};
@@ -109,7 +110,7 @@ pub struct Case {
     batch: Batch,
     tables: Vec<Vec<u32>>,
     /// Those that are timed, of the launches of the plan.
-    timed: Vec<usize>,
+    timed: Range<usize>,
     /// The time is that of so many equal ones.
     copies: usize,
     /// What one of them moves and computes.
@@ -121,8 +122,8 @@ impl Case {
     pub fn seconds(&mut self, context: &Context) -> Result<f64> {
         let tables = StepTables(&self.tables);
         if context.caps().timestamps {
-            let seconds = pollster::block_on(self.run.profile(&self.batch, tables))?;
-            return Ok(self.timed.iter().map(|i| seconds[*i]).sum::<f64>() / self.copies as f64);
+            let seconds = pollster::block_on(self.run.time(&self.batch, tables, self.timed.clone()))?;
+            return Ok(seconds / self.copies as f64);
         }
         let start = Instant::now();
         self.run.run(&self.batch, tables)?;
@@ -150,10 +151,12 @@ impl Case {
         let rotations = graph.rope.tables(length);
         let rope = context.buffer("rotations", rotations.len() as u64 * 8, "")?;
         context.write(&rope, 0, bytemuck::cast_slice(&rotations));
-        let launches: Vec<_> = plan.launches.iter().enumerate().filter(|(_, l)| timed(l)).collect();
+        // They follow one another.
+        let first = plan.launches.iter().position(&timed).unwrap_or_default();
+        let count = plan.launches.iter().filter(|l| timed(l)).count();
+        let timed = first..first + count;
         let mut traffic = Traffic::default();
-        launches.iter().for_each(|(_, l)| traffic += l.traffic(&batch));
-        let timed = launches.iter().map(|(i, _)| *i).collect();
+        plan.launches[timed.clone()].iter().for_each(|l| traffic += l.traffic(&batch));
         let buffers = Buffers {
             weights: &weights.matrices,
             vectors: &weights.vectors,
@@ -300,7 +303,7 @@ impl Case {
             Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[], choices: None };
         let run = Executable::bind(context, plan, buffers, 1, 1)?;
         let batch = Batch::sequence(&[0], 0, 0);
-        Ok(Self { run, batch, tables: vec![vec![0]], timed: vec![0], copies: 1, traffic })
+        Ok(Self { run, batch, tables: vec![vec![0]], timed: 0..1, copies: 1, traffic })
     }
 }
 

@@ -2,11 +2,15 @@
 struct Team {
     index: u32,  // of this team in the grid's x and y
     count: u32,  // teams in the grid's x and y
+    first: u32,  // the first team of this workgroup
 }
 
 struct Lane {
-    index: u32,  // of this invocation in its team
-    count: u32,  // invocations in a team
+    index: u32,      // of this invocation in its team
+    count: u32,      // invocations in a team
+    local: u32,      // of this invocation in the workgroup
+    subgroup: u32,   // of its team in the workgroup
+    subgroups: u32,  // teams in the workgroup
 }
 
 fn sum_all(lane: Lane, v: f32) -> f32 { return subgroupAdd(v); }
@@ -19,12 +23,13 @@ fn max_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> { return subgroupMax(v); }
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
     @builtin(subgroup_invocation_id) index: u32,
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
 ) {
-    let linear = group.x + group.y * groups.x;
-    let team = Team(linear * subgroups + subgroup, groups.x * groups.y * subgroups);
-    kernel(group, team, Lane(index, size));
+    let first = (group.x + group.y * groups.x) * subgroups;
+    let team = Team(first + subgroup, groups.x * groups.y * subgroups, first);
+    kernel(group, team, Lane(index, size, local, subgroup, subgroups));
 }

@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgllama::caps::AdapterKind;
 use wgllama::model::{Config, presets};
 use wgllama::{
-    Context, ContextOptions, Error, KvFormat, LoadOptions, Model, ModelFiles, Result, SessionOptions,
-    WeightFormat,
+    Activations, Context, ContextOptions, Error, KvFormat, LoadOptions, Model, ModelFiles, Result,
+    SessionOptions, WeightFormat,
 };
 
 use super::tell;
@@ -59,8 +59,9 @@ pub struct CacheArgs {
     /// texts get worse
     #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = KvFormat::ALL.map(KvFormat::name))]
     kv: String,
-    /// How activations meet quantised weights: as they are, or, on GPUs, rounded to 8 bits
-    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = ["f32", "int8"])]
+    /// How activations meet weights: as they are (f32), both rounded to 16 bits where matrix units
+    /// multiply them (f16), or those of few tokens to 8 bits on GPUs (int8)
+    #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = Activations::ALL.map(Activations::name))]
     activations: String,
 }
 

@@ -18,7 +18,7 @@ pub struct SessionOptions {
     pub context: Option<usize>,
     /// Format of cached keys and values.
     pub kv: KvFormat,
-    /// How activations meet quantised weights.
+    /// How activations meet weights.
     pub activations: Activations,
     /// The most prompt tokens in one step; by default what suits the adapter and what it can hold.
     pub chunk: Option<usize>,

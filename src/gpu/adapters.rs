@@ -94,9 +94,9 @@ fn instance() -> wgpu::Instance {
     wgpu::Instance::new(descriptor)
 }
 
-/// All adapters that can run our kernels, best first.
-pub(super) async fn find() -> Vec<Found> {
-    let all = instance().enumerate_adapters(wgpu::Backends::all()).await;
+/// The adapters of `backends` that can run our kernels, best first.
+async fn find(backends: wgpu::Backends) -> Vec<Found> {
+    let all = instance().enumerate_adapters(backends).await;
     let mut found: Vec<(wgpu::Adapter, wgpu::AdapterInfo)> = all
         .into_iter()
         .map(|a| {
@@ -128,7 +128,7 @@ pub(super) async fn find() -> Vec<Found> {
 /// All adapters, best first: discrete, integrated, virtual, CPU. None at all is an error that
 /// says how to get one.
 pub fn list_adapters() -> Result<Vec<AdapterReport>> {
-    let found = pollster::block_on(find());
+    let found = pollster::block_on(find(wgpu::Backends::all()));
     if found.is_empty() {
         return Err(Error::NoAdapter { help: help().to_string() });
     }
@@ -137,7 +137,22 @@ pub fn list_adapters() -> Result<Vec<AdapterReport>> {
 
 /// The adapter that `wanted` names: an index, a kind, or a part of a name or backend, in any
 /// case. Without a wish the best one.
-pub(super) fn choose(found: Vec<Found>, wanted: Option<&str>) -> Result<Found> {
+///
+/// OpenGL is asked only where the answer may lie there: it is slow to start, and NVIDIA's
+/// (580.159) waits for ever when a dozen threads of a process start it while others use Vulkan.
+pub(super) async fn pick(wanted: Option<&str>) -> Result<Found> {
+    let index = wanted.is_some_and(|w| w.parse::<usize>().is_ok());
+    if !index {
+        let without = find(wgpu::Backends::all() - wgpu::Backends::GL).await;
+        match choose(without, wanted) {
+            Ok(found) if wanted.is_some() || found.report.caps.kind != AdapterKind::Cpu => return Ok(found),
+            _ => (),
+        }
+    }
+    choose(find(wgpu::Backends::all()).await, wanted)
+}
+
+fn choose(found: Vec<Found>, wanted: Option<&str>) -> Result<Found> {
     let names = found.iter().map(|f| format!("{} ({}, {})", f.report.index, f.report.name, f.report.backend));
     let available = names.collect::<Vec<_>>().join(", ");
     if found.is_empty() {

@@ -77,7 +77,7 @@ impl Context {
 
     /// Opens a device.
     pub async fn open(options: &ContextOptions) -> Result<Self> {
-        let found = adapters::choose(adapters::find().await, options.device.as_deref())?;
+        let found = adapters::pick(options.device.as_deref()).await?;
         let (adapter, mut report) = (found.adapter, found.report);
         let (features, limits) = if options.baseline {
             (wgpu::Features::empty(), wgpu::Limits::default())

@@ -70,6 +70,38 @@ impl Executable {
         Ok(seconds)
     }
 
+    /// Runs one step in one submit and answers the seconds that the launches of `range` took on
+    /// the device, from the first to the last, with what lies between launches in a usual step
+    /// and nothing else. An error where the adapter has no timestamps.
+    pub async fn time(&mut self, batch: &Batch, tables: StepTables<'_>, range: Range<usize>) -> Result<f64> {
+        let Stamps { set, resolved, staging, .. } = &Stamps::new(&self.context, 1)?;
+        self.write_step(batch, tables, Feed::Batch)?;
+        let mut encoder = self.context.device().create_command_encoder(&Default::default());
+        let end = self.plan().launches.len();
+        for (part, timed) in [(0..range.start, false), (range.clone(), true), (range.end..end, false)] {
+            let writes = timed.then_some(wgpu::ComputePassTimestampWrites {
+                query_set: set,
+                beginning_of_pass_write_index: Some(0),
+                end_of_pass_write_index: Some(1),
+            });
+            let mut pass = encoder
+                .begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: writes });
+            self.encode(&mut pass, part, batch);
+        }
+        encoder.resolve_query_set(set, 0..2, resolved, 0);
+        encoder.copy_buffer_to_buffer(resolved, 0, &staging.raw, 0, 16);
+        self.context.queue().submit([encoder.finish()]);
+        let period = f64::from(self.context.queue().get_timestamp_period()) * 1e-9;
+        let mut seconds = 0.0;
+        let read = |view: &[u8]| {
+            let ticks: &[u64] = bytemuck::cast_slice(view);
+            seconds = ticks[1].saturating_sub(ticks[0]) as f64 * period;
+        };
+        self.context.map(staging, 16, read).await?;
+        self.context.check()?;
+        Ok(seconds)
+    }
+
     /// Runs the launches of `range` in one submit and appends their seconds.
     async fn timed(
         &self,

@@ -88,8 +88,8 @@ impl Gemv {
     };
 
     /// The parts of the mat-vecs, which all link the same families.
-    pub(super) fn parts(&self, lane: Part, x: Part) -> [Part; 9] {
-        [
+    pub(super) fn parts(&self, lane: Part, x: Part) -> Vec<Part> {
+        vec![
             Part::Step,
             Part::rows(self.batch),
             lane,
@@ -124,7 +124,8 @@ fn uniform_vectors(problem: &Gemv, shape: GemvShape) -> usize {
 
 fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
     let x4 = uniform_vectors(problem, shape) as u32;
-    let parts = problem.parts(shape.lane, if shape.uniform { Part::XUniform } else { Part::XStorage });
+    let mut parts = problem.parts(shape.lane, if shape.uniform { Part::XUniform } else { Part::XStorage });
+    parts.push(Part::FourRows);
     let numbers = [("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg), ("X4", x4)];
     Variant::new(&GEMV, &parts, &numbers[..if shape.uniform { 4 } else { 3 }])
 }
@@ -135,15 +136,12 @@ fn variants(caps: &Caps) -> Vec<Variant> {
         // One column for each small batch, and what larger ones get.
         for max_batch in 1..=MAX_COLS + 1 {
             let plain = Gemv { format, max_batch, ..Gemv::SMALL };
-            let mut problems = Vec::new();
-            for plain in [plain, Gemv { inputs: 4096, ..plain }] {
-                problems.push(Gemv { batch: Rows::Outputs, ..plain });
-                for out in [Out::Store, Out::Add, Out::Swiglu] {
-                    for bias in [false, true] {
-                        problems.push(Gemv { out, bias, ..plain });
-                        if tuning::norm_prologue(caps, max_batch) {
-                            problems.push(Gemv { out, bias, norm: Some(1e-5), ..plain });
-                        }
+            let mut problems = vec![Gemv { batch: Rows::Outputs, ..plain }];
+            for out in [Out::Store, Out::Add, Out::Swiglu] {
+                for bias in [false, true] {
+                    problems.push(Gemv { out, bias, ..plain });
+                    if tuning::norm_prologue(caps, max_batch) {
+                        problems.push(Gemv { out, bias, norm: Some(1e-5), ..plain });
                     }
                 }
             }
@@ -165,7 +163,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 /// The division of work for `problem`; activations that exceed a uniform binding come from
 /// storage.
 pub fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
-    let mut shape = tuning::gemv(caps, problem.max_batch, problem.inputs, problem.norm.is_some());
+    let mut shape = tuning::gemv(caps, problem.max_batch, problem.norm.is_some());
     shape.uniform &= uniform_vectors(problem, shape) as u64 * 16 <= caps.max_uniform_binding;
     shape
 }

@@ -46,10 +46,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
                 Gemv { out: Out::Add, ..plain },
                 Gemv { norm, out: Out::Swiglu, ..plain },
             ];
-            for inputs in [plain.inputs, 4096] {
-                let sized = problems.iter().map(|p| Gemv { inputs, ..*p });
-                all.extend(sized.map(|p| variant(shape(&p, caps), &p)));
-            }
+            all.extend(problems.iter().map(|p| variant(shape(p, caps), p)));
         }
     }
     all.retain(|v| seen.insert(*v));
@@ -58,7 +55,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 
 /// As that of `gemv`. With one column the rounding of activations is shared by eight rows.
 fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
-    let shape = tuning::gemv(caps, problem.max_batch, problem.inputs, problem.norm.is_some());
+    let shape = tuning::gemv(caps, problem.max_batch, problem.norm.is_some());
     GemvShape { rows: if shape.cols == 1 { 8 } else { 4 }, uniform: false, ..shape }
 }
 

@@ -14,6 +14,7 @@ pub mod gemm_merge;
 pub mod gemv;
 pub mod gemv_int8;
 pub mod gemv_lanes;
+pub mod gemv_staged;
 pub mod link;
 pub mod pack;
 pub mod permute;
@@ -169,12 +170,13 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 20] = [
+pub static KERNELS: [&KernelDecl; 21] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
     &gemv_int8::GEMV_INT8,
     &gemv_lanes::GEMV_LANES,
+    &gemv_staged::GEMV_STAGED,
     &gemm::GEMM,
     &gemm_coop::GEMM_COOP,
     &gemm_merge::GEMM_MERGE,

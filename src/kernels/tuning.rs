@@ -6,7 +6,7 @@ use crate::kernels::gemm::Tile;
 use crate::kernels::gemm_coop::CoopTile;
 use crate::kernels::pack::Order;
 use crate::kernels::{Part, attention};
-use crate::shape::{GROUP, MAX_COLS};
+use crate::shape::MAX_COLS;
 
 /// How a mat-vec divides its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +29,10 @@ pub struct GemvShape {
 /// A team computes four rows. What it does once for all of them (squares, gains and sums of the
 /// activations) takes a fifth of its instructions where it normalises, so there it computes
 /// eight: on RDNA3 a q4_0 weight then costs 3.0 vector instructions instead of 3.4, in as many
-/// registers (docs/ISA.md). A card has room for more teams than a matrix of a few thousand rows
-/// makes: there 64 invocations share the rows where they all find a group. On an H100 four rows of
-/// Q4_0 shared so take 33 us for 22016 x 4096 and 9.9 for 4096 x 4096, eight 37 and 13; shared by
-/// 32 invocations they take 36 and 12, and 42 and 23. On GPUs there is a variant for each small number of tokens; all fit
+/// registers (docs/ISA.md). On GPUs there is a variant for each small number of tokens; all fit
 /// registers. On software adapters each would cost seconds to compile, so they have one or
 /// eight columns.
-pub fn gemv(caps: &Caps, tokens: usize, inputs: usize, norm: bool) -> GemvShape {
+pub fn gemv(caps: &Caps, tokens: usize, norm: bool) -> GemvShape {
     let rows = if norm { 8 } else { 4 };
     let few = if tokens <= MAX_COLS { Some(tokens.max(1) as u32) } else { None };
     match caps {
@@ -46,11 +43,6 @@ pub fn gemv(caps: &Caps, tokens: usize, inputs: usize, norm: bool) -> GemvShape 
             wg: 8,
             uniform: true,
         },
-        Caps { kind: AdapterKind::Discrete, subgroup: Some(_), .. }
-            if tokens == 1 && inputs >= 64 * GROUP =>
-        {
-            GemvShape { lane: Part::LaneWorkgroupSubgroup, rows, cols: 1, wg: 64, uniform: false }
-        }
         Caps { subgroup: Some(_), .. } => {
             GemvShape { lane: Part::LaneSubgroup, rows, cols: few.unwrap_or(8), wg: 128, uniform: false }
         }
@@ -64,6 +56,18 @@ pub fn gemv(caps: &Caps, tokens: usize, inputs: usize, norm: bool) -> GemvShape 
 /// adapters about as many.
 pub fn multiplies_bytes(caps: &Caps) -> bool {
     caps.kind != AdapterKind::Cpu && caps.subgroup != Some((64, 64))
+}
+
+/// Invocations of a workgroup of [`gemv_staged`](crate::kernels::gemv_staged), where subgroups
+/// of a GPU have activations of one token in workgroup memory: four subgroups. Those of more than
+/// 64 invocations would need more memory than WebGPU guarantees.
+///
+/// On an H100 (NVIDIA 580.159), Q4_0, microseconds for 22016 x 4096, 12288 x 4096, 4096 x 11008
+/// and 4096 x 4096: 36, 21, 25 and 12 with lanes that load activations for themselves, 32, 21, 22
+/// and 10.5 with those of 64 or 128 invocations, 36, 22, 27 and 12.5 of 256.
+pub fn staged(caps: &Caps) -> Option<u32> {
+    let (_, most) = caps.subgroup.filter(|(_, most)| *most <= 64)?;
+    (caps.kind != AdapterKind::Cpu).then_some(4 * most)
 }
 
 /// How a mat-vec divides its work among the lanes of a CPU.

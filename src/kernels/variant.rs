@@ -21,6 +21,7 @@ pub enum Part {
     Coop16,
     Weight(WeightFormat),
     Codebook,
+    FourRows,
     OrderRows,
     OrderBundles,
     XStorage,
@@ -60,6 +61,7 @@ impl Part {
             Self::Coop8,
             Self::Coop16,
             Self::Codebook,
+            Self::FourRows,
             Self::OrderRows,
             Self::OrderBundles,
             Self::XStorage,
@@ -114,6 +116,7 @@ impl Part {
             Self::Weight(WeightFormat::MXFP4) => part!("weight_mxfp4"),
             Self::Weight(WeightFormat::U4) => part!("weight_u4"),
             Self::Codebook => part!("codebook"),
+            Self::FourRows => part!("four_rows"),
             Self::OrderRows => part!("order_rows"),
             Self::OrderBundles => part!("order_bundles"),
             Self::XStorage => part!("x_storage"),
@@ -144,6 +147,7 @@ impl Part {
             | Self::LaneTile
             | Self::LaneTileSubgroup
             | Self::Codebook
+            | Self::FourRows
             | Self::OrderRows
             | Self::XStorage
             | Self::OutStore
@@ -203,7 +207,7 @@ impl Part {
 }
 
 /// Most parts, and most numbers, that a variant may have.
-const PARTS: usize = 9;
+const PARTS: usize = 10;
 const NUMBERS: usize = 6;
 
 /// A kernel with its parts and its compile-time numbers.
@@ -215,7 +219,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most nine
+    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most ten
     /// parts and six numbers are kept.
     pub fn new(kernel: &'static KernelDecl, parts: &[Part], numbers: &[(&'static str, u32)]) -> Self {
         debug_assert!(parts.len() <= PARTS && numbers.len() <= NUMBERS);

@@ -6,7 +6,8 @@ use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
 use crate::kernels::pack::Order;
 use crate::kernels::{
     Dispatch, PAGE, Rows, add, attention, attention_merge, attention_prefill, embed, gemm, gemm_coop,
-    gemm_merge, gemv, gemv_int8, gemv_lanes, permute, rms_norm, rope_kv, sample, sample_scan, swiglu, tuning,
+    gemm_merge, gemv, gemv_int8, gemv_lanes, gemv_staged, permute, rms_norm, rope_kv, sample, sample_scan,
+    swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, Work, fuse, work};
@@ -279,6 +280,7 @@ impl Lowering<'_> {
                 Order::Rows => gemm_coop::select(&problem, splits, self.caps)
                     .or_else(|| gemm::select(&problem, splits, self.caps))
                     .or_else(|| gemv_int8::select(&problem, self.caps))
+                    .or_else(|| gemv_staged::select(&problem, self.caps))
                     .unwrap_or_else(|| gemv::select(&problem, self.caps)),
             };
             if let Some(vectors) = dispatch.variant.number("X4") {

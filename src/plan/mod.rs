@@ -26,7 +26,7 @@ pub struct PlanOptions {
     pub max_outputs: usize,
     /// Format of the cache.
     pub kv: KvFormat,
-    /// How activations meet quantised weights.
+    /// How activations meet weights.
     pub activations: Activations,
     /// Tokens that the cache holds.
     pub context: usize,
@@ -46,7 +46,7 @@ impl PlanOptions {
             max_tokens,
             max_outputs,
             kv,
-            activations: Activations::F32,
+            activations: Activations::default(),
             context: 4096,
             keep: Vec::new(),
             fuse: true,

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use wgllama::{Context, ContextOptions, KvFormat, LoadOptions, Model, Session, SessionOptions};
+use wgllama::{Activations, Context, ContextOptions, KvFormat, LoadOptions, Model, Session, SessionOptions};
 
 #[path = "../../examples/tiny_model.rs"]
 #[allow(dead_code)]
@@ -56,9 +56,11 @@ pub fn load(context: &Context, path: &Path) -> Model {
     Model::load(context, path, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// A session of `model`.
+/// A session of `model` that rounds no activations.
 pub fn session(model: &Model, kv: KvFormat, context: usize, chunk: usize) -> Session {
-    let options = SessionOptions { context: Some(context), kv, chunk: Some(chunk), ..Default::default() };
+    let activations = Activations::F32;
+    let options =
+        SessionOptions { context: Some(context), kv, chunk: Some(chunk), activations, ..Default::default() };
     model.session(&options).unwrap_or_else(|e| panic!("{e}"))
 }
 

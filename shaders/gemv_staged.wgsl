@@ -1,0 +1,87 @@
+// y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
+//
+// Grid   (teams of four rows, 2-D beyond the limit of one dimension, tokens in z).
+//        SPAN is the most lanes that a team may have; WG divides eight times as many.
+// Links  step, rows_*, lane_subgroup, weight_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*
+//
+// As `gemv` with one column, for GPUs. Lanes take a group of 32 columns each, so that weights
+// are read side by side; the activations of neighbouring lanes then lie 128 bytes apart, which
+// costs a GPU a turn for each lane and load. Here the teams of a workgroup bring the columns of
+// a turn to workgroup memory, where a lane's distance is no multiple of the banks, and
+// normalise them on the way. The blocks are under way meanwhile.
+struct Params {
+    groups: u32,  // of 32 weights in a row
+    rows: u32,    // in this shard, with the zero rows that fill the padding of y
+    pitch: u32,   // of a row of y, in values
+    first: u32,   // output of row 0
+    stride: u32,  // outputs from one row to the next
+    width: f32,   // of x, without padding: for the mean in the norm
+    eps: f32,     // of the norm
+}
+
+@group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
+@group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
+@group(0) @binding(6) var<uniform> p: Params;
+
+const ROWS = 4u;
+// Vectors of a group in workgroup memory: its eight, and one unused.
+const PITCH = 9u;
+
+var<workgroup> staged: array<vec4<f32>, SPAN * PITCH>;
+var<workgroup> partial: array<f32, WG>;  // sums of squares, by subgroup
+
+fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
+    let quads = p.groups * 8u;
+    let x0 = group.z * quads;
+    for (var base = team.first * ROWS; base < p.rows; base += team.count * ROWS) {
+        let r0 = base + lane.subgroup * ROWS;
+        var sums = vec4<f32>(0.0);
+        var squares = 0.0;
+        for (var first = 0u; first < p.groups; first += lane.count) {
+            let g = first + lane.index;
+            var blocks: array<Block, ROWS>;
+            for (var r = 0u; r < ROWS; r++) {
+                // Rows and groups beyond the last repeat it, and count for nothing.
+                blocks[r] = block(block_at(min(r0 + r, p.rows - 1u), min(g, p.groups - 1u)));
+            }
+            workgroupBarrier();
+            for (var j = 0u; j < SPAN * 8u / WG; j++) {
+                let i = lane.local + j * WG;
+                let at = first * 8u + i;
+                if (i < lane.count * 8u && at < quads) {
+                    var v = x4(x0 + at);
+                    if (HAS_NORM) {
+                        squares += dot(v, v);
+                        v *= gain4(at);
+                    }
+                    staged[i / 8u * PITCH + i % 8u] = v;
+                }
+            }
+            workgroupBarrier();
+            if (g < p.groups) {
+                var v: array<vec4<f32>, 8>;
+                for (var i = 0u; i < 8u; i++) {
+                    v[i] = staged[lane.index * PITCH + i];
+                }
+                sums = four_rows(&blocks, &v, sums);
+            }
+        }
+        if (HAS_NORM) {
+            let part = subgroupAdd(squares);
+            if (lane.index == 0u) {
+                partial[lane.subgroup] = part;
+            }
+            workgroupBarrier();
+            var all = 0.0;
+            for (var i = 0u; i < lane.subgroups; i++) {
+                all += partial[i];
+            }
+            sums *= 1.0 / sqrt(all / p.width + p.eps);
+        }
+        let sum = sum_all4(lane, sums);
+        if (lane.index == 0u) {
+            put4(group.z * p.pitch, r0, sum);
+        }
+    }
+}

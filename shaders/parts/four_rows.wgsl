@@ -1,0 +1,33 @@
+// What a group of 32 columns contributes to the sums of four rows. The scale of a group is
+// applied to its partial sum instead of to each weight: w = d q + m, so sum(w x) =
+// d sum(q x) + m sum(x), where sum(x) is shared by the rows.
+fn sum4(v: vec4<f32>) -> f32 { return v.x + v.y + v.z + v.w; }
+
+// `blocks` of the four rows, `v` the activations: the sums, with what they had before.
+fn four_rows(
+    blocks: ptr<function, array<Block, 4>>,
+    v: ptr<function, array<vec4<f32>, 8>>,
+    before: vec4<f32>,
+) -> vec4<f32> {
+    var totals: array<vec4<f32>, 2>;  // of the halves, or all in the first
+    if (HAS_MIN) {
+        for (var i = 0u; i < 8u; i++) {
+            totals[select(0u, i / 4u, HALVES)] += (*v)[i];
+        }
+    }
+    let all = vec2<f32>(sum4(totals[0]), sum4(totals[1]));
+    var sums = before;
+    // Mesa unrolls a loop that walks an array whole, however long its body is; otherwise it would
+    // choose the words of a block by comparing i.
+    for (var r = 0u; r < 4u; r++) {
+        var parts = vec2<f32>(select(before[r], 0.0, HAS_SCALE), 0.0);
+        for (var i = 0u; i < 8u; i++) {
+            parts[select(0u, i / 4u, HALVES)] += dot(quad((*blocks)[r], i), (*v)[i]);
+        }
+        if (HAS_SCALE) {
+            parts.x = before[r] + weigh((*blocks)[r], parts, all);
+        }
+        sums[r] = parts.x;
+    }
+    return sums;
+}

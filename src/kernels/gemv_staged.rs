@@ -1,0 +1,60 @@
+//! Matrix times one vector whose elements meet in workgroup memory; see
+//! `shaders/gemv_staged.wgsl`. Solves the problems of [`gemv`](crate::kernels::gemv) for one
+//! token where the adapter is a GPU with subgroups.
+
+use crate::caps::Caps;
+use crate::dtype::WeightFormat;
+use crate::kernels::gemv::{Gemv, GemvParams, Out};
+use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, tuning};
+
+kernel!(
+    GEMV_STAGED,
+    "gemv_staged",
+    GemvParams,
+    [w: Read, scales: Read, x: Read, y: Write, bias: Read, gain: Read],
+    variants
+);
+
+/// Rows of a team.
+const ROWS: u32 = 4;
+
+fn variant(problem: &Gemv, wg: u32, caps: &Caps) -> Variant {
+    let mut parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
+    parts.push(Part::FourRows);
+    // As many groups as a subgroup may have lanes.
+    let span = caps.subgroup.map_or(wg, |(_, most)| most);
+    Variant::new(&GEMV_STAGED, &parts, &[("SPAN", span), ("WG", wg)])
+}
+
+fn variants(caps: &Caps) -> Vec<Variant> {
+    let Some(wg) = tuning::staged(caps) else { return Vec::new() };
+    let mut all = Vec::new();
+    for format in WeightFormat::ALL {
+        all.push(variant(&Gemv { format, batch: Rows::Outputs, ..Gemv::SMALL }, wg, caps));
+        for out in [Out::Store, Out::Add, Out::Swiglu] {
+            for (bias, norm) in [(false, None), (true, None), (false, Some(1e-5)), (true, Some(1e-5))] {
+                all.push(variant(&Gemv { format, out, bias, norm, ..Gemv::SMALL }, wg, caps));
+            }
+        }
+    }
+    all
+}
+
+/// The dispatch of `problem` in workgroups of `wg` invocations.
+pub fn dispatch(problem: &Gemv, wg: u32, caps: &Caps) -> Dispatch {
+    // With the largest subgroups a workgroup holds the fewest teams; smaller ones find their
+    // rows taken and stop.
+    let teams = (wg / caps.subgroup.map_or(wg, |(_, most)| most)).max(1);
+    Dispatch {
+        variant: variant(problem, wg, caps),
+        params: problem.params().words(),
+        grid: Grid::Layers { groups: (problem.rows as u32).div_ceil(ROWS * teams), cols: 1 },
+        rows: problem.batch,
+    }
+}
+
+/// If there is one token, and the adapter is for it.
+pub fn select(problem: &Gemv, caps: &Caps) -> Option<Dispatch> {
+    let wg = tuning::staged(caps)?;
+    (problem.max_batch == 1).then(|| dispatch(problem, wg, caps))
+}
