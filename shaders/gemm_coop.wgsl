@@ -42,26 +42,39 @@ var<workgroup> tokens: array<f16, COLS * PITCH>;
 var<workgroup> weights: array<f16, ROWS * PITCH>;
 var<workgroup> results: array<f32, SQUARES * SIDE * SIDE>;
 
-// A group of a row, or zeros.
-fn bring_block(b: Block, at: u32, live: bool) {
-    for (var i = 0u; i < 8u; i++) {
-        var v = quad(b, i);
-        if (HAS_SCALE) {
-            let dm = scale_min(b, i);
-            v = v * dm.x + dm.y;
-        }
-        let halves = select(vec4<f16>(), vec4<f16>(v), live);
-        for (var c = 0u; c < 4u; c++) {
-            weights[at + i * 4u + c] = halves[c];
-        }
+// Quad i of a block at its place in the block's line, or zeros.
+fn bring_weights(b: Block, i: u32, line: u32, live: bool) {
+    var v = quad(b, i);
+    if (HAS_SCALE) {
+        let dm = scale_min(b, i);
+        v = v * dm.x + dm.y;
     }
+    let halves = select(vec4<f16>(), vec4<f16>(v), live);
+    let at = line + i * 4u;
+    weights[at] = halves.x;
+    weights[at + 1u] = halves.y;
+    weights[at + 2u] = halves.z;
+    weights[at + 3u] = halves.w;
+}
+
+// Written out, not a loop: which word of a block holds a quad is then known.
+fn bring_block(b: Block, line: u32, live: bool) {
+    bring_weights(b, 0u, line, live);
+    bring_weights(b, 1u, line, live);
+    bring_weights(b, 2u, line, live);
+    bring_weights(b, 3u, line, live);
+    bring_weights(b, 4u, line, live);
+    bring_weights(b, 5u, line, live);
+    bring_weights(b, 6u, line, live);
+    bring_weights(b, 7u, line, live);
 }
 
 fn bring_quad(v: vec4<f32>, at: u32) {
     let halves = vec4<f16>(clamp(v, vec4<f32>(-MOST), vec4<f32>(MOST)) * (1.0 / RANGE));
-    for (var c = 0u; c < 4u; c++) {
-        tokens[at + c] = halves[c];
-    }
+    tokens[at] = halves.x;
+    tokens[at + 1u] = halves.y;
+    tokens[at + 2u] = halves.z;
+    tokens[at + 3u] = halves.w;
 }
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {

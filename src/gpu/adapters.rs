@@ -85,9 +85,10 @@ pub(super) fn caps(adapter: &wgpu::Adapter, limits: &wgpu::Limits, features: wgp
     }
 }
 
-/// Instance with all native backends; flags and backends may be set by wgpu's own variables.
-fn instance() -> wgpu::Instance {
+/// Instance with `backends`; flags and backends may be set by wgpu's own variables.
+fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.backends &= backends;
     // FXC, the old compiler, takes a hundred times as long as DXC for some kernels: it is only
     // for systems that lack the new one.
     descriptor.backend_options.dx12.shader_compiler = wgpu::Dx12Compiler::Auto;
@@ -96,7 +97,7 @@ fn instance() -> wgpu::Instance {
 
 /// The adapters of `backends` that can run our kernels, best first.
 async fn find(backends: wgpu::Backends) -> Vec<Found> {
-    let all = instance().enumerate_adapters(backends).await;
+    let all = instance(backends).enumerate_adapters(backends).await;
     let mut found: Vec<(wgpu::Adapter, wgpu::AdapterInfo)> = all
         .into_iter()
         .map(|a| {

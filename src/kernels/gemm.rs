@@ -96,6 +96,6 @@ pub fn dispatch(problem: &Gemv, tile: Tile, splits: usize) -> Dispatch {
 
 /// In tiles, if the adapter and the batch are for it.
 pub fn select(problem: &Gemv, splits: usize, caps: &Caps) -> Option<Dispatch> {
-    let tile = tuning::tiling(caps, problem.max_batch)?.tile(problem.rows, splits);
+    let tile = tuning::tiling(caps, problem.max_batch, problem.activations)?.tile(problem.rows, splits);
     problem.norm.is_none().then(|| dispatch(problem, tile, splits))
 }

@@ -2,7 +2,6 @@
 //! of [`gemm`](crate::kernels::gemm) where the adapter has cooperative matrices.
 
 use crate::caps::Caps;
-use crate::dtype::Activations;
 use crate::kernels::gemm::{GemmParams, params, problems};
 use crate::kernels::gemv::Gemv;
 use crate::kernels::{Dispatch, Grid, Part, Variant, kernel, tuning};
@@ -73,9 +72,9 @@ pub fn dispatch(problem: &Gemv, splits: usize, tile: CoopTile, side: u32, wg: u3
 
 /// By matrix units, if the adapter has them, the batch is for it, and halves will do.
 pub fn select(problem: &Gemv, splits: usize, caps: &Caps) -> Option<Dispatch> {
-    let side = caps.coop?;
-    let tile = tuning::tiling(caps, problem.max_batch)?.coop(caps, problem.rows, splits, side);
+    let side = tuning::matrix_units(caps, problem.activations)?;
+    let tile =
+        tuning::tiling(caps, problem.max_batch, problem.activations)?.coop(caps, problem.rows, splits, side);
     let wg = tuning::coop_invocations(caps, tile, side);
-    let halves = problem.activations != Activations::F32;
-    (halves && problem.norm.is_none()).then(|| dispatch(problem, splits, tile, side, wg))
+    problem.norm.is_none().then(|| dispatch(problem, splits, tile, side, wg))
 }

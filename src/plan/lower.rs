@@ -30,7 +30,7 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         caps,
         attention_groups: tuning::attention_groups(caps, options.max_tokens),
         pages: options.context.div_ceil(PAGE),
-        tiling: tuning::tiling(caps, options.max_tokens),
+        tiling: tuning::tiling(caps, options.max_tokens, options.activations),
     };
     let graph = &if options.fuse { fuse::fuse(graph, &target) } else { graph.clone() };
     let capacity = |rows| match rows {
