@@ -46,8 +46,7 @@ fn main() -> wgllama::Result<()> {
     let plan = Plan::bare(vec![launch], vec![tokens * width; 2], tokens);
     print!("{plan}");
 
-    let rope = context.buffer("unused", 16, "")?;
-    let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[], choices: None };
+    let buffers = Buffers { weights: &[], vectors: &[], ropes: &[], keys: &[], values: &[], choices: None };
     let mut run = Executable::bind(&context, plan, buffers, 1, 1)?;
     let input: Vec<f32> = (0..tokens * width).map(|i| i as f32).collect();
     run.write_slot(x, &input)?;

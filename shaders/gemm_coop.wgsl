@@ -2,7 +2,7 @@
 //
 // Grid   (tiles of ROWS rows, as often as the columns are split; 2-D beyond the limit of one
 //        dimension; tiles of COLS tokens in z).
-// Links  step, rows_*, lane_tile_subgroup, coop_*, weight_*, order_rows, x_storage, out_*, bias_*
+// Links  step, rows_*, lane_tile_subgroup, coop_*, weight_*, bytes_*, order_rows, x_storage, out_*, bias_*
 //
 // The matrix units multiply halves and add in f32. Two groups of columns at a time are rounded
 // to halves and brought to workgroup memory, where a lane finds the columns of its token or row
@@ -31,7 +31,8 @@ const SQUARES = ROW_SQUARES * (COLS / 32u);
 // Of a line in workgroup memory: the columns, and eight unused, so that eight lines fill all banks.
 const PITCH = STEP * 32u + 8u;
 const QUADS = COLS * STEP * 8u;
-// Quads of activations that an invocation brings.
+// Of rows and of activations, what an invocation brings.
+const OWN_BLOCKS = (ROWS * STEP + WG - 1u) / WG;
 const OWN_QUADS = (QUADS + WG - 1u) / WG;
 // Activations are divided by this on their way to halves, and sums multiplied: it moves what a
 // half can hold from 65504 to a million. A power of two rounds nothing.
@@ -77,6 +78,28 @@ fn bring_quad(v: vec4<f32>, at: u32) {
     tokens[at + 3u] = halves.w;
 }
 
+// What an invocation will bring next, on its way while the matrix units work.
+struct Held {
+    blocks: array<Block, OWN_BLOCKS>,
+    quads: array<vec4<f32>, OWN_QUADS>,
+}
+
+// Loads what the invocation brings of the groups from g on. Rows and tokens beyond the last
+// repeat it, and groups beyond the end the last before it: of the former nothing is written, and
+// of the latter the weights become zeros.
+fn fetch(held: ptr<function, Held>, lane: Lane, row0: u32, token0: u32, g: u32, end: u32) {
+    for (var j = 0u; j < OWN_BLOCKS; j++) {
+        let i = lane.index + j * WG;
+        let row = min(row0 + i / STEP, p.rows - 1u);
+        (*held).blocks[j] = block(block_at(row, min(g + i % STEP, end - 1u)));
+    }
+    for (var j = 0u; j < OWN_QUADS; j++) {
+        let i = lane.index + j * WG;
+        let t = min(token0 + i / (STEP * 8u), n_rows() - 1u);
+        (*held).quads[j] = x4((t * p.groups + min(g + i / 8u % STEP, end - 1u)) * 8u + i % 8u);
+    }
+}
+
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let tiles = (p.rows + ROWS - 1u) / ROWS;
     let split = team.index / tiles;
@@ -87,7 +110,6 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let end = min((split + 1u) * share, p.groups);
     let row0 = team.index % tiles * ROWS;
     let token0 = group.z * COLS;
-    let last_token = n_rows() - 1u;
 
     for (var turn = 0u; turn * lane.subgroups < SQUARES; turn++) {
         let square = turn * lane.subgroups + lane.subgroup;
@@ -95,27 +117,23 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         let token_at = square / ROW_SQUARES * 32u * PITCH;
         let row_at = square % ROW_SQUARES * 32u * PITCH;
         var sums: Sums;
+        var held: Held;
+        fetch(&held, lane, row0, token0, split * share, end);
         for (var g = split * share; g < end; g += STEP) {
-            // Tokens beyond the batch repeat its last, and groups beyond the share its last:
-            // nothing of the former is written, and the weights of the latter are zeros.
-            var quads: array<vec4<f32>, OWN_QUADS>;
-            for (var j = 0u; j < OWN_QUADS; j++) {
+            for (var j = 0u; j < OWN_BLOCKS; j++) {
                 let i = lane.index + j * WG;
-                let t = min(token0 + i / (STEP * 8u), last_token);
-                quads[j] = x4((t * p.groups + min(g + i / 8u % STEP, end - 1u)) * 8u + i % 8u);
-            }
-            for (var i = lane.index; i < ROWS * STEP; i += WG) {
-                let own = g + i % STEP;
-                let b = block(block_at(min(row0 + i / STEP, p.rows - 1u), min(own, end - 1u)));
-                bring_block(b, i / STEP * PITCH + i % STEP * 32u, own < end);
+                if (i < ROWS * STEP) {
+                    bring_block(held.blocks[j], i / STEP * PITCH + i % STEP * 32u, g + i % STEP < end);
+                }
             }
             for (var j = 0u; j < OWN_QUADS; j++) {
                 let i = lane.index + j * WG;
                 if (i < QUADS) {
-                    bring_quad(quads[j], i / (STEP * 8u) * PITCH + i % (STEP * 8u) * 4u);
+                    bring_quad(held.quads[j], i / (STEP * 8u) * PITCH + i % (STEP * 8u) * 4u);
                 }
             }
             workgroupBarrier();
+            fetch(&held, lane, row0, token0, g + STEP, end);
             if (busy) {
                 multiply(&sums, token_at, row_at);
             }
@@ -131,7 +149,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 let i = four * 4u;
                 let source = i / (SIDE * SIDE);
                 let t = token0 + source / ROW_SQUARES * 32u + f / SIDES * SIDE + i / SIDE % SIDE;
-                if (source / lane.subgroups == turn && t <= last_token) {
+                if (source / lane.subgroups == turn && t < n_rows()) {
                     let row = row0 + source % ROW_SQUARES * 32u + f % SIDES * SIDE + i % SIDE;
                     let sum = vec4<f32>(results[i], results[i + 1u], results[i + 2u], results[i + 3u]);
                     put4(t * p.pitch + split * p.part, row, sum * RANGE);

@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_g e_g W[r, g] rounded(x[t, g] / e_g) + bias[o(r)], e_g = max |x[t, g]| / 127
 //
 // Grid   as `gemv`: (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_*, weight_*, order_rows, x_storage, norm_*, out_*, bias_*
+// Links  step, rows_*, lane_*, weight_*, bytes_*, order_rows, x_storage, norm_*, out_*, bias_*
 //
 // As `gemv`, with the activations of a group of 32 columns rounded to bytes, and four weights
 // multiplied at a time (`dot4I8Packed`). Each team rounds for itself, which a launch of its own

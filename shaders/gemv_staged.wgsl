@@ -2,7 +2,7 @@
 //
 // Grid   (teams of four rows, 2-D beyond the limit of one dimension, tokens in z).
 //        SPAN is the most lanes that a team may have; WG divides eight times as many.
-// Links  step, rows_*, lane_subgroup, weight_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*
+// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*
 //
 // As `gemv` with one column, for GPUs. Lanes take a group of 32 columns each, so that weights
 // are read side by side; the activations of neighbouring lanes then lie 128 bytes apart, which

@@ -223,7 +223,7 @@ fn smollm2_gives_the_golden_inside_the_layers() {
 #[test]
 fn tiny_llamas_equal_the_golden() {
     let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
-    for name in ["llama-mha", "llama-gqa", "llama-mqa"] {
+    for name in ["llama-mha", "llama-gqa", "llama-mqa", "llama-linear-rope", "llama3-rope"] {
         family(&shared.join("models/families").join(name), &gpu);
     }
 }

@@ -43,11 +43,10 @@ impl Chooser {
         let mut plan = Plan::bare(launches, slots, rows);
         (plan.options.choose, plan.options.max_outputs, plan.choosing) = (true, rows, 0);
         let choices = Choices::new(gpu, rows, vocab, 2).unwrap();
-        let rope = gpu.buffer("unused", 16, "").unwrap();
         let buffers = Buffers {
             weights: &[],
             vectors: &[],
-            rope: &rope,
+            ropes: &[],
             keys: &[],
             values: &[],
             choices: Some(&choices),

@@ -10,7 +10,7 @@ use wgllama::kernels::gemm::{self, Tile};
 use wgllama::kernels::gemv::{self, Gemv};
 use wgllama::kernels::gemv_int8;
 use wgllama::kernels::pack::Order;
-use wgllama::kernels::tuning::GemvShape;
+use wgllama::kernels::tuning::{self, GemvShape};
 use wgllama::kernels::{Dispatch, Part, probe_copy, probe_fma};
 use wgllama::model::{KvCache, Weights};
 use wgllama::plan::{Launch, Plan, PlanOptions, Resource, SlotId, Traffic, lower};
@@ -148,7 +148,7 @@ impl Case {
         change(&mut plan, &weights);
         let mut cache = KvCache::new(context, &graph.caches, kv, 1, length)?;
         cache.reserve(0, length)?;
-        let rotations = graph.rope.tables(length);
+        let rotations = graph.ropes[0].rotations(length).tables(length);
         let rope = context.buffer("rotations", rotations.len() as u64 * 8, "")?;
         context.write(&rope, 0, bytemuck::cast_slice(&rotations));
         // They follow one another.
@@ -160,7 +160,7 @@ impl Case {
         let buffers = Buffers {
             weights: &weights.matrices,
             vectors: &weights.vectors,
-            rope: &rope,
+            ropes: &[rope],
             keys: &cache.keys,
             values: &cache.values,
             choices: None,
@@ -206,6 +206,7 @@ impl Case {
                     out: gemv::Out::Store,
                     norm: None,
                     activations: Activations::Int8,
+                    bytes: tuning::bytes(context.caps()),
                     bias: false,
                     batch: Rows::Tokens,
                     max_batch: tokens,
@@ -298,9 +299,8 @@ impl Case {
         let name = "probe".to_string();
         let launch = Launch { name, dispatch, bindings, weight_bytes: 0, work: Default::default() };
         let plan = Plan::bare(vec![launch], vec![floats; 2], 1);
-        let rope = context.buffer("unused", 16, "")?;
         let buffers =
-            Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[], choices: None };
+            Buffers { weights: &[], vectors: &[], ropes: &[], keys: &[], values: &[], choices: None };
         let run = Executable::bind(context, plan, buffers, 1, 1)?;
         let batch = Batch::sequence(&[0], 0, 0);
         Ok(Self { run, batch, tables: vec![vec![0]], timed: 0..1, copies: 1, traffic })

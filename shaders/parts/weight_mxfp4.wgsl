@@ -26,7 +26,7 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
     let upper = (n >> 1u) & large;
     let size = (n & 0x07070707u) + odd + 2u * (upper + (odd & upper));
     let negative = ((n >> 3u) & 0x01010101u) * 255u;
-    return vec4<f32>(unpack4xU8(size + 0x0c0c0c0cu - 2u * (size & negative)));
+    return bytes(size + 0x0c0c0c0cu - 2u * (size & negative), 31u);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -12.0 * b.d); }

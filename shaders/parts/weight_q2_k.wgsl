@@ -23,7 +23,7 @@ fn block(g: u32) -> Block {
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8((b.q[i / 4u] >> (i % 4u * 2u)) & 0x03030303u));
+    return bytes((b.q[i / 4u] >> (i % 4u * 2u)) & 0x03030303u, 3u);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> {

@@ -26,7 +26,7 @@ fn block(g: u32) -> Block {
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let low = (b.q[i / 4u] >> (i % 4u * 2u)) & 0x03030303u;
-    return vec4<f32>(unpack4xU8(low | (((b.high >> i) & 0x01010101u) << 2u)));
+    return bytes(low | (((b.high >> i) & 0x01010101u) << 2u), 7u);
 }
 
 // The scale of a half, a signed byte, times d.

@@ -17,7 +17,7 @@ fn block(g: u32) -> Block {
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8(signed_bytes(b, i)));
+    return nibbles(b.q[i % 4u], i / 4u * 4u);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -8.0 * b.d); }

@@ -18,7 +18,7 @@ fn block(g: u32) -> Block {
 }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
-fn quad(b: Block, i: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8((b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu)); }
+fn quad(b: Block, i: u32) -> vec4<f32> { return nibbles(b.q[i % 4u], i / 4u * 4u); }
 
 // Scale and minimum: two bytes, times d and e.
 fn scale_min(b: Block, i: u32) -> vec2<f32> {

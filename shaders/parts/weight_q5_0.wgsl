@@ -20,7 +20,7 @@ fn block(g: u32) -> Block {
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
-    return vec4<f32>(unpack4xU8(low | (((b.high >> i) & 0x01010101u) << 4u)));
+    return bytes(low | (((b.high >> i) & 0x01010101u) << 4u), 31u);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -16.0 * b.d); }

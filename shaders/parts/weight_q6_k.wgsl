@@ -25,7 +25,7 @@ fn block(g: u32) -> Block {
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
     let high = (b.high[i / 4u] >> (i % 4u * 2u)) & 0x03030303u;
-    return vec4<f32>(unpack4xU8(low | (high << 4u)));
+    return bytes(low | (high << 4u), 63u);
 }
 
 // The scale of a half, a signed byte, times d.

@@ -18,7 +18,7 @@ fn block(g: u32) -> Block {
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8(select(b.high, b.low, i < 4u)[i % 4u]));
+    return bytes(select(b.high, b.low, i < 4u)[i % 4u], 255u);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -128.0 * b.d); }

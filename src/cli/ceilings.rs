@@ -49,8 +49,7 @@ fn fastest(context: &Context, floats: usize, dispatch: Dispatch) -> Result<f64> 
         work: Default::default(),
     };
     let plan = Plan::bare(vec![launch; LAUNCHES], vec![floats; 2], 1);
-    let rope = context.buffer("unused", 16, "")?;
-    let buffers = Buffers { weights: &[], vectors: &[], rope: &rope, keys: &[], values: &[], choices: None };
+    let buffers = Buffers { weights: &[], vectors: &[], ropes: &[], keys: &[], values: &[], choices: None };
     let mut run = Executable::bind(context, plan, buffers, 1, 1)?;
     let batch = Batch::sequence(&[0], 0, 0);
     let (mut best, mut total) = (f64::INFINITY, 0.0);

@@ -56,10 +56,8 @@ fn describe(files: &ModelFiles, ctx: Option<usize>) -> Result<String> {
     lines.push(format!("vocabulary       {}", config.vocab_size));
     lines.push(format!("trained context  {}", config.max_position_embeddings));
     lines.push(format!(
-        "rope             theta {}, {} of {} turn",
-        config.rope_theta,
-        config.rotated(),
-        config.head_dim
+        "rope             theta {}, {} of {} turn{}",
+        config.rope.theta, config.rope.rotated, config.head_dim, config.rope.scaling
     ));
     lines.push(format!("norm epsilon     {}", config.rms_norm_eps));
     lines.push(format!("embeddings       {}", if config.tie_word_embeddings { "tied" } else { "untied" }));

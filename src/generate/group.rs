@@ -56,7 +56,7 @@ impl Group {
     /// Bytes of cache, rotations and scratch memory on the device.
     pub fn bytes(&self) -> u64 {
         let scratch = self.decode.bytes() + self.prefill.as_ref().map_or(0, Executable::bytes);
-        self.cache.bytes() + self.base.rope.size() + scratch
+        self.cache.bytes() + self.base.rope_bytes() + scratch
     }
 
     /// Feeds `ids` to one sequence. On an error none of them is fed.

@@ -88,12 +88,16 @@ pub(super) struct Base {
     pub kv: KvFormat,
     pub activations: Activations,
     pub context: usize,
-    pub rope: Buffer,
+    pub ropes: Vec<Buffer>,
     /// Whether plans with one output choose what follows it on the device.
     pub choose: bool,
 }
 
 impl Base {
+    pub fn rope_bytes(&self) -> u64 {
+        self.ropes.iter().map(Buffer::size).sum()
+    }
+
     pub fn plan(&self, max_tokens: usize, max_outputs: usize, keep: &[&str]) -> Result<Plan> {
         let mut options = PlanOptions::new(max_tokens, max_outputs, self.kv);
         options.context = self.context;
@@ -108,7 +112,7 @@ impl Base {
         let buffers = Buffers {
             weights: &weights.matrices,
             vectors: &weights.vectors,
-            rope: &self.rope,
+            ropes: &self.ropes,
             keys: &cache.keys,
             values: &cache.values,
             choices,
@@ -176,7 +180,7 @@ impl Model {
             kv: options.kv,
             activations: options.activations,
             context,
-            rope: self.rope_tables(context)?,
+            ropes: self.rope_tables(context)?,
             choose: false,
         };
         let most = context.min(self.context().caps().max_groups as usize);
@@ -214,7 +218,7 @@ impl Session {
     pub fn bytes(&self) -> u64 {
         let executables = [Some(&self.decode), self.prefill.as_ref(), self.all.as_ref()];
         let scratch: u64 = executables.into_iter().flatten().map(Executable::bytes).sum();
-        self.cache_bytes() + self.base.rope.size() + scratch
+        self.cache_bytes() + self.base.rope_bytes() + scratch
     }
 
     /// The plan of a phase; prints as text.

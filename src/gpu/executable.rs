@@ -32,8 +32,8 @@ pub struct Buffers<'a> {
     pub weights: &'a [Vec<Planes>],
     /// Vectors.
     pub vectors: &'a [Buffer],
-    /// The tables of rotations.
-    pub rope: &'a Buffer,
+    /// The tables of each rotation.
+    pub ropes: &'a [Buffer],
     /// Keys by layer.
     pub keys: &'a [Buffer],
     /// Values by layer.
@@ -471,7 +471,7 @@ fn resolve<'a>(
             Some((&planes.buffer, planes.scale_at, Some(planes.scale_bytes)))
         }
         Resource::Vector(vector) => whole(buffers.vectors.get(vector.0)?),
-        Resource::Rope => whole(buffers.rope),
+        Resource::Rope(rope) => whole(buffers.ropes.get(rope)?),
         Resource::Keys(layer) => whole(buffers.keys.get(layer)?),
         Resource::Values(layer) => whole(buffers.values.get(layer)?),
         Resource::Choices => whole(&buffers.choices?.records),

@@ -1,13 +1,22 @@
 //! Building a graph: one method an operation, which checks shapes and answers with the node.
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Heads, Node, NodeId, Op, Rope, VectorId, VectorSpec, WeightId, WeightSpec};
+use crate::graph::{
+    Graph, Heads, Node, NodeId, Op, Rope, RopeId, VectorId, VectorSpec, WeightId, WeightSpec,
+};
 use crate::shape::Rows;
 
 impl Graph {
-    /// A graph with no nodes.
+    /// A graph with no nodes, and with one rotation.
     pub fn new(rope: Rope) -> Self {
-        Self { nodes: Vec::new(), weights: Vec::new(), vectors: Vec::new(), rope, caches: Vec::new() }
+        let ropes = vec![rope];
+        Self { nodes: Vec::new(), weights: Vec::new(), vectors: Vec::new(), ropes, caches: Vec::new() }
+    }
+
+    /// Declares another rotation.
+    pub fn rope(&mut self, rope: Rope) -> RopeId {
+        self.ropes.push(rope);
+        RopeId(self.ropes.len() - 1)
     }
 
     /// Declares a matrix.
@@ -91,11 +100,22 @@ impl Graph {
         Ok(self.push(name, Op::Linear { weight, bias }, vec![x], out, rows))
     }
 
-    /// Rotates q and k and appends k and v to a new cache; answers q.
+    /// Rotates q and k by the first rotation and appends k and v to a new cache; answers q.
     pub fn rope_kv(&mut self, name: &str, qkv: NodeId, heads: Heads) -> Result<NodeId> {
+        self.rope_kv_by(name, qkv, heads, Some(RopeId(0)))
+    }
+
+    /// As [`rope_kv`](Self::rope_kv), by any rotation, or without turning anything.
+    pub fn rope_kv_by(
+        &mut self,
+        name: &str,
+        qkv: NodeId,
+        heads: Heads,
+        rope: Option<RopeId>,
+    ) -> Result<NodeId> {
         self.expect_tokens(name, qkv)?;
         let Heads { heads: n, kv_heads, head_dim } = heads;
-        let rotated = 2 * self.rope.inv_freq.len();
+        let rotated = self.rotated(rope);
         if kv_heads == 0 || !n.is_multiple_of(kv_heads) {
             return Err(Error::shape(
                 name,
@@ -110,7 +130,7 @@ impl Graph {
         }
         self.expect(name, "width of q, k, v", (n + 2 * kv_heads) * head_dim, self.nodes[qkv.0].width)?;
         self.caches.push(heads);
-        let op = Op::RopeKv { layer: self.caches.len() - 1, heads, rotated };
+        let op = Op::RopeKv { layer: self.caches.len() - 1, heads, rope };
         Ok(self.push(name, op, vec![qkv], n * head_dim, Rows::Tokens))
     }
 

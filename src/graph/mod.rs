@@ -8,7 +8,7 @@ pub mod reference;
 mod rope;
 
 pub use batch::{Batch, Token};
-pub use rope::Rope;
+pub use rope::{Rope, RopeScaling, Rotations, yarn_magnitude};
 
 use crate::shape::Rows;
 
@@ -23,6 +23,10 @@ pub struct WeightId(pub usize);
 /// A vector of a [`Graph`], by its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VectorId(pub usize);
+
+/// A rotation of a [`Graph`], by its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RopeId(pub usize);
 
 /// The order in which a tensor's rows are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +133,8 @@ pub enum Op {
         layer: usize,
         /// The heads.
         heads: Heads,
-        /// Values of a head that turn.
-        rotated: usize,
+        /// How q and k turn, if they do.
+        rope: Option<RopeId>,
     },
     /// Causal softmax attention of rotated q over the layer's cache.
     Attention {
@@ -239,8 +243,8 @@ pub struct Graph {
     pub weights: Vec<WeightSpec>,
     /// The vectors.
     pub vectors: Vec<VectorSpec>,
-    /// The rotation of positions.
-    pub rope: Rope,
+    /// The rotations of positions.
+    pub ropes: Vec<Rope>,
     /// Layers with a cache, and their heads.
     pub caches: Vec<Heads>,
 }
@@ -249,6 +253,11 @@ impl Graph {
     /// The node called `name`.
     pub fn find(&self, name: &str) -> Option<NodeId> {
         self.nodes.iter().position(|n| n.name == name).map(NodeId)
+    }
+
+    /// Values of a head that turn by `rope`.
+    pub fn rotated(&self, rope: Option<RopeId>) -> usize {
+        rope.map_or(0, |id| self.ropes[id.0].rotated)
     }
 
     /// Ids that every embedding table has a row for.

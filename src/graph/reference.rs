@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use crate::dtype::KvFormat;
 use crate::error::{Error, Result};
-use crate::graph::{Batch, Graph, Heads, Node, Op, VectorId, WeightId};
+use crate::graph::{Batch, Graph, Heads, Node, Op, RopeId, Rotations, VectorId, WeightId};
 use crate::quant;
 use crate::shape::Rows;
 
@@ -26,6 +26,7 @@ pub struct Reference<'a> {
     graph: &'a Graph,
     weights: Vec<Vec<f32>>,
     vectors: Vec<Vec<f32>>,
+    rotations: Vec<Rotations>,
     kv: KvFormat,
     keys: Cache,
     values: Cache,
@@ -42,10 +43,17 @@ impl<'a> Reference<'a> {
             vectors: (0..graph.vectors.len())
                 .map(|i| source.vector(graph, VectorId(i)))
                 .collect::<Result<_>>()?,
+            rotations: graph.ropes.iter().map(|rope| rope.rotations(0)).collect(),
             kv,
             keys: HashMap::new(),
             values: HashMap::new(),
         })
+    }
+
+    /// With the rotations of a context of `length` positions, which may change them.
+    pub fn in_context(mut self, length: usize) -> Self {
+        self.rotations = self.graph.ropes.iter().map(|rope| rope.rotations(length)).collect();
+        self
     }
 
     /// The results of all nodes for `batch`, each row-major.
@@ -87,7 +95,7 @@ impl<'a> Reference<'a> {
                 let rows = inputs[0].chunks_exact(spec.cols);
                 rows.flat_map(|x| linear(&self.weights[weight.0], x, bias)).collect()
             }
-            Op::RopeKv { layer, heads, rotated } => self.rope_kv(layer, heads, rotated, inputs[0], batch),
+            Op::RopeKv { layer, heads, rope } => self.rope_kv(layer, heads, rope, inputs[0], batch),
             Op::Attention { layer, heads, scale } => self.attention(layer, heads, scale, inputs[0], batch),
             Op::SwiGlu => inputs[0].chunks_exact(2).map(|p| silu(p[0]) * p[1]).collect(),
             Op::Permute { order } => {
@@ -110,7 +118,7 @@ impl<'a> Reference<'a> {
         &mut self,
         layer: usize,
         heads: Heads,
-        rotated: usize,
+        rope: Option<RopeId>,
         qkv: &[f32],
         batch: &Batch,
     ) -> Vec<f32> {
@@ -120,8 +128,9 @@ impl<'a> Reference<'a> {
         for (token, row) in batch.tokens.iter().zip(qkv.chunks_exact(q_width + 2 * kv_width)) {
             let mut row = row.to_vec();
             for head in row[..q_width + kv_width].chunks_exact_mut(head_dim) {
-                for pair in 0..rotated / 2 {
-                    let (cos, sin) = self.graph.rope.rotation(token.position as usize, pair);
+                for pair in 0..self.graph.rotated(rope) / 2 {
+                    let Some(rope) = rope else { break };
+                    let (cos, sin) = self.rotations[rope.0].at(token.position as usize, pair);
                     let (a, b) = (f64::from(head[2 * pair]), f64::from(head[2 * pair + 1]));
                     head[2 * pair] = (a * cos - b * sin) as f32;
                     head[2 * pair + 1] = (a * sin + b * cos) as f32;

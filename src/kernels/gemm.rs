@@ -41,6 +41,7 @@ fn variant(tile: Tile, problem: &Gemv) -> Variant {
         Part::rows(problem.batch),
         Part::LaneTile,
         Part::Weight(problem.format),
+        problem.bytes,
         problem.order.part(),
         Part::XStorage,
         problem.out.part(),
@@ -50,20 +51,21 @@ fn variant(tile: Tile, problem: &Gemv) -> Variant {
 }
 
 /// Problems of every kind that makes another variant.
-pub(super) fn problems() -> Vec<Gemv> {
+pub(super) fn problems(caps: &Caps) -> Vec<Gemv> {
+    let bytes = tuning::bytes(caps);
     let mut all = Vec::new();
     for format in WeightFormat::ALL {
         for out in [Out::Store, Out::Add, Out::Swiglu] {
             for (bias, batch) in [(false, Rows::Tokens), (true, Rows::Tokens), (false, Rows::Outputs)] {
-                all.push(Gemv { format, out, bias, batch, max_batch: 64, ..Gemv::SMALL });
+                all.push(Gemv { format, out, bias, batch, max_batch: 64, bytes, ..Gemv::SMALL });
             }
         }
     }
     all
 }
 
-fn variants(_: &Caps) -> Vec<Variant> {
-    problems().iter().flat_map(|p| tuning::TILES.map(|tile| variant(tile, p))).collect()
+fn variants(caps: &Caps) -> Vec<Variant> {
+    problems(caps).iter().flat_map(|p| tuning::TILES.map(|tile| variant(tile, p))).collect()
 }
 
 /// What a tiled product is told, its columns shared by `splits` workgroups. With more than one,

@@ -43,6 +43,7 @@ fn variant(problem: &Gemv, tile: CoopTile, side: u32, wg: u32) -> Variant {
         Part::LaneTileSubgroup,
         coop(side),
         Part::Weight(problem.format),
+        problem.bytes,
         problem.order.part(),
         Part::XStorage,
         problem.out.part(),
@@ -54,7 +55,7 @@ fn variant(problem: &Gemv, tile: CoopTile, side: u32, wg: u32) -> Variant {
 fn variants(caps: &Caps) -> Vec<Variant> {
     let Some(side) = caps.coop else { return Vec::new() };
     let of = |p: &Gemv, tile| variant(p, tile, side, tuning::coop_invocations(caps, tile, side));
-    problems().iter().flat_map(|p| tuning::COOP_TILES.map(|tile| of(p, tile))).collect()
+    problems(caps).iter().flat_map(|p| tuning::COOP_TILES.map(|tile| of(p, tile))).collect()
 }
 
 /// The dispatch of `problem` in workgroups of `wg` invocations, its columns shared by `splits`

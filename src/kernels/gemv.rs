@@ -59,8 +59,10 @@ pub struct Gemv {
     pub out: Out,
     /// The epsilon of the normalisation on the way in, if there is one: for one token only.
     pub norm: Option<f32>,
-    /// Whether activations may be rounded, for `gemv_int8`.
+    /// How activations may be rounded.
     pub activations: Activations,
+    /// The part that makes floats of bytes: see [`tuning::bytes`].
+    pub bytes: Part,
     /// Whether there is a bias.
     pub bias: bool,
     /// Which rows of the batch.
@@ -82,6 +84,7 @@ impl Gemv {
         out: Out::Store,
         norm: None,
         activations: Activations::F32,
+        bytes: Part::BytesUnpack,
         bias: false,
         batch: Rows::Tokens,
         max_batch: 1,
@@ -94,6 +97,7 @@ impl Gemv {
             Part::rows(self.batch),
             lane,
             Part::Weight(self.format),
+            self.bytes,
             self.order.part(),
             x,
             if self.norm.is_some() { Part::NormRms } else { Part::NormNone },
@@ -135,7 +139,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
     for format in WeightFormat::ALL {
         // One column for each small batch, and what larger ones get.
         for max_batch in 1..=MAX_COLS + 1 {
-            let plain = Gemv { format, max_batch, ..Gemv::SMALL };
+            let plain = Gemv { format, max_batch, bytes: tuning::bytes(caps), ..Gemv::SMALL };
             let mut problems = vec![Gemv { batch: Rows::Outputs, ..plain }];
             for out in [Out::Store, Out::Add, Out::Swiglu] {
                 for bias in [false, true] {

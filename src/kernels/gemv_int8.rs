@@ -37,7 +37,8 @@ fn variants(caps: &Caps) -> Vec<Variant> {
     let mut all = Vec::new();
     for format in WeightFormat::ALL.into_iter().filter(|f| has_bytes(*f)) {
         for max_batch in 1..=MAX_COLS {
-            let plain = Gemv { format, max_batch, activations: Activations::Int8, ..Gemv::SMALL };
+            let (activations, bytes) = (Activations::Int8, tuning::bytes(caps));
+            let plain = Gemv { format, max_batch, activations, bytes, ..Gemv::SMALL };
             let norm = tuning::norm_prologue(caps, max_batch).then_some(1e-5);
             let problems = [
                 Gemv { batch: Rows::Outputs, ..plain },

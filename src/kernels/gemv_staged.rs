@@ -30,10 +30,11 @@ fn variants(caps: &Caps) -> Vec<Variant> {
     let Some(wg) = tuning::staged(caps) else { return Vec::new() };
     let mut all = Vec::new();
     for format in WeightFormat::ALL {
-        all.push(variant(&Gemv { format, batch: Rows::Outputs, ..Gemv::SMALL }, wg, caps));
+        let plain = Gemv { format, bytes: tuning::bytes(caps), ..Gemv::SMALL };
+        all.push(variant(&Gemv { batch: Rows::Outputs, ..plain }, wg, caps));
         for out in [Out::Store, Out::Add, Out::Swiglu] {
             for (bias, norm) in [(false, None), (true, None), (false, Some(1e-5)), (true, Some(1e-5))] {
-                all.push(variant(&Gemv { format, out, bias, norm, ..Gemv::SMALL }, wg, caps));
+                all.push(variant(&Gemv { out, bias, norm, ..plain }, wg, caps));
             }
         }
     }

@@ -21,6 +21,8 @@ pub enum Part {
     Coop16,
     Weight(WeightFormat),
     Codebook,
+    BytesUnpack,
+    BytesShift,
     FourRows,
     OrderRows,
     OrderBundles,
@@ -61,6 +63,8 @@ impl Part {
             Self::Coop8,
             Self::Coop16,
             Self::Codebook,
+            Self::BytesUnpack,
+            Self::BytesShift,
             Self::FourRows,
             Self::OrderRows,
             Self::OrderBundles,
@@ -116,6 +120,8 @@ impl Part {
             Self::Weight(WeightFormat::MXFP4) => part!("weight_mxfp4"),
             Self::Weight(WeightFormat::U4) => part!("weight_u4"),
             Self::Codebook => part!("codebook"),
+            Self::BytesUnpack => part!("bytes_unpack"),
+            Self::BytesShift => part!("bytes_shift"),
             Self::FourRows => part!("four_rows"),
             Self::OrderRows => part!("order_rows"),
             Self::OrderBundles => part!("order_bundles"),
@@ -147,6 +153,7 @@ impl Part {
             | Self::LaneTile
             | Self::LaneTileSubgroup
             | Self::Codebook
+            | Self::BytesUnpack
             | Self::FourRows
             | Self::OrderRows
             | Self::XStorage
@@ -163,6 +170,7 @@ impl Part {
             Self::Coop8 => Some("coop_8"),
             Self::Coop16 => Some("coop_16"),
             Self::Weight(format) => Some(format.name()),
+            Self::BytesShift => Some("shifts"),
             Self::OrderBundles => Some("bundles"),
             Self::XUniform => Some("uniform"),
             Self::OutAdd => Some("add"),
@@ -207,7 +215,7 @@ impl Part {
 }
 
 /// Most parts, and most numbers, that a variant may have.
-const PARTS: usize = 10;
+const PARTS: usize = 11;
 const NUMBERS: usize = 6;
 
 /// A kernel with its parts and its compile-time numbers.
@@ -219,7 +227,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most ten
+    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most eleven
     /// parts and six numbers are kept.
     pub fn new(kernel: &'static KernelDecl, parts: &[Part], numbers: &[(&'static str, u32)]) -> Self {
         debug_assert!(parts.len() <= PARTS && numbers.len() <= NUMBERS);

@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::graph::Rope;
+use crate::model::rope;
 
 /// Larger sizes than any model's are refused, so that no product of them overflows.
 const MAX_SIZE: usize = 1 << 24;
@@ -32,10 +33,8 @@ pub struct Config {
     pub max_position_embeddings: usize,
     /// Added to the mean square in normalisation.
     pub rms_norm_eps: f32,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Share of a head that turns.
-    pub partial_rotary_factor: f64,
+    /// The rotation of positions.
+    pub rope: Rope,
     /// Whether the embedding is the output matrix, too.
     pub tie_word_embeddings: bool,
     /// Whether q, k and v have biases.
@@ -56,9 +55,15 @@ impl Config {
         }
         let hidden_size = json.usize("hidden_size")?;
         let heads = json.usize("num_attention_heads")?;
-        let rope = rope_parameters(json)?;
-        let rope_f64 = |key| rope.as_ref().map_or(Ok(None), |r| r.opt_f64(key));
-        let (theta, factor) = (rope_f64("rope_theta")?, rope_f64("partial_rotary_factor")?);
+        let head_dim = match json.opt_usize("head_dim")? {
+            Some(dim) => dim,
+            None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+            None => {
+                let message = format!("{heads} heads do not divide hidden_size {hidden_size}");
+                return Err(json.error("num_attention_heads", message));
+            }
+        };
+        let positions = json.opt_usize("max_position_embeddings")?.unwrap_or(2048);
         let attention_bias = json.opt_bool("attention_bias")?.unwrap_or(false);
         let config = Self {
             model_type,
@@ -67,19 +72,11 @@ impl Config {
             num_hidden_layers: json.usize("num_hidden_layers")?,
             num_attention_heads: heads,
             num_key_value_heads: json.opt_usize("num_key_value_heads")?.unwrap_or(heads),
-            head_dim: match json.opt_usize("head_dim")? {
-                Some(dim) => dim,
-                None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
-                None => {
-                    let message = format!("{heads} heads do not divide hidden_size {hidden_size}");
-                    return Err(json.error("num_attention_heads", message));
-                }
-            },
+            head_dim,
             vocab_size: json.usize("vocab_size")?,
-            max_position_embeddings: json.opt_usize("max_position_embeddings")?.unwrap_or(2048),
+            max_position_embeddings: positions,
             rms_norm_eps: json.opt_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-            rope_theta: theta.or(json.opt_f64("rope_theta")?).unwrap_or(10_000.0),
-            partial_rotary_factor: factor.or(json.opt_f64("partial_rotary_factor")?).unwrap_or(1.0),
+            rope: rope::from_json(json, head_dim, positions)?,
             tie_word_embeddings: json.opt_bool("tie_word_embeddings")?.unwrap_or(false),
             attention_bias,
             attention_output_bias: attention_bias,
@@ -101,19 +98,13 @@ impl Config {
         let optional = |name: &str| -> Result<Option<usize>> {
             Ok(gguf.opt_u64(&key(name))?.and_then(|v| usize::try_from(v).ok()))
         };
-        if let Some(kind) = gguf.opt_str(&key("rope.scaling.type"))?.filter(|k| *k != "none") {
-            return Err(unsupported_rope(kind, |m| gguf.error(&key("rope.scaling.type"), m)));
-        }
-        if has("rope_freqs.weight") {
-            return Err(unsupported_rope("llama3", |m| gguf.error("rope_freqs.weight", m)));
-        }
         if let Some(experts) = optional("expert_count")?.filter(|n| *n > 0) {
             return Err(gguf.error(&key("expert_count"), format!("expected no experts, found {experts}")));
         }
         let hidden_size = size("embedding_length")?;
         let heads = size("attention.head_count")?;
         let head_dim = optional("attention.key_length")?.unwrap_or(hidden_size / heads.max(1));
-        let rotated = optional("rope.dimension_count")?.unwrap_or(head_dim);
+        let positions = optional("context_length")?.unwrap_or(2048);
         let config = Self {
             model_type: arch.to_string(),
             hidden_size,
@@ -123,10 +114,9 @@ impl Config {
             num_key_value_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
             head_dim,
             vocab_size,
-            max_position_embeddings: optional("context_length")?.unwrap_or(2048),
+            max_position_embeddings: positions,
             rms_norm_eps: gguf.opt_f32(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
-            rope_theta: gguf.opt_f32(&key("rope.freq_base"))?.map_or(10_000.0, f64::from),
-            partial_rotary_factor: rotated as f64 / head_dim.max(1) as f64,
+            rope: rope::from_gguf(gguf, arch, head_dim, positions)?,
             tie_word_embeddings: !has("output.weight"),
             attention_bias: has("blk.0.attn_q.bias"),
             attention_output_bias: has("blk.0.attn_output.bias"),
@@ -148,24 +138,14 @@ impl Config {
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
             ("attention.value_length", self.head_dim),
-            ("partial_rotary_factor", self.rotated()),
+            ("rope.dimension_count", self.rope.rotated),
             ("vocab_size", self.vocab_size),
         ];
         for (name, size) in sizes {
             writer.u32(&gguf_key(arch, name), u32::try_from(size).unwrap_or(u32::MAX));
         }
         writer.f32(&gguf_key(arch, "rms_norm_eps"), self.rms_norm_eps);
-        writer.f32(&gguf_key(arch, "rope_theta"), self.rope_theta as f32);
-    }
-
-    /// Values of a head that turn: even, and at most all.
-    pub fn rotated(&self) -> usize {
-        ((self.head_dim as f64 * self.partial_rotary_factor).round() as usize).min(self.head_dim) / 2 * 2
-    }
-
-    /// The rotation of positions.
-    pub fn rope(&self) -> Rope {
-        Rope::plain(self.rope_theta, self.rotated())
+        writer.f32(&gguf_key(arch, "rope.freq_base"), self.rope.theta as f32);
     }
 
     /// Values that one token adds to the cache, over all layers.
@@ -201,15 +181,9 @@ impl Config {
             );
             return Err(error("num_key_value_heads", message));
         }
-        let positive = [
-            ("rms_norm_eps", f64::from(self.rms_norm_eps)),
-            ("rope_theta", self.rope_theta),
-            ("partial_rotary_factor", self.partial_rotary_factor),
-        ];
-        for (key, value) in positive {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(error(key, format!("expected a positive number, found {value}")));
-            }
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
+            let message = format!("expected a positive number, found {}", self.rms_norm_eps);
+            return Err(error("rms_norm_eps", message));
         }
         Ok(())
     }
@@ -226,26 +200,7 @@ fn gguf_key(arch: &str, name: &str) -> String {
         "head_dim" => "attention.key_length",
         "max_position_embeddings" => "context_length",
         "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
-        "rope_theta" => "rope.freq_base",
-        "partial_rotary_factor" => "rope.dimension_count",
         other => other,
     };
     format!("{arch}.{suffix}")
-}
-
-/// `rope_parameters` of transformers 5, or `rope_scaling` of 4; only the plain form is known.
-fn rope_parameters(json: &JsonFile) -> Result<Option<JsonFile>> {
-    for key in ["rope_parameters", "rope_scaling"] {
-        let Some(rope) = json.object(key)? else { continue };
-        let kind = rope.opt_str("rope_type")?.or(rope.opt_str("type")?).unwrap_or("default");
-        if kind != "default" {
-            return Err(unsupported_rope(kind, |m| rope.error("rope_type", m)));
-        }
-        return Ok(Some(rope));
-    }
-    Ok(None)
-}
-
-fn unsupported_rope(kind: &str, error: impl Fn(String) -> Error) -> Error {
-    error(format!("rope scaling '{kind}' is not supported yet; supported: default"))
 }

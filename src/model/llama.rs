@@ -8,7 +8,7 @@ use crate::shape::Rows;
 
 /// Builds the graph; weights carry Hugging Face's tensor names.
 pub fn graph(config: &Config) -> Result<Graph> {
-    let mut build = Builder { config, graph: Graph::new(config.rope()) };
+    let mut build = Builder { config, graph: Graph::new(config.rope.clone()) };
     let table = build.matrix("embed", config.hidden_size, &[("model.embed_tokens", config.vocab_size)])?;
     let mut x = build.graph.embed("embed", table);
     for layer in 0..config.num_hidden_layers {
@@ -42,7 +42,7 @@ impl Builder<'_> {
         let norm = self.norm(&name("attn_norm"), tensor("input_layernorm.weight"));
         let h = self.graph.rms_norm(&name("attn_norm"), x, norm, config.rms_norm_eps, Rows::Tokens)?;
 
-        let order = RowOrder::Rotary { head_dim, rotated: config.rotated() };
+        let order = RowOrder::Rotary { head_dim, rotated: config.rope.rotated };
         let part = |suffix: &str, kind: &str, heads: usize, order| Part {
             tensor: tensor(&format!("self_attn.{suffix}.{kind}")),
             rows: heads * head_dim,

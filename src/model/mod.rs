@@ -10,6 +10,7 @@ mod llama;
 mod names;
 pub mod presets;
 mod quantize;
+mod rope;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ pub use weights::Weights;
 use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context};
-use crate::graph::Graph;
+use crate::graph::{Graph, Rope};
 use crate::tokenizer::Tokenizer;
 
 /// A model_type that can be run.
@@ -135,13 +136,16 @@ impl Model {
         tokenizer.map_err(|(path, message)| Error::Tokenizer { path: path.clone(), message: message.clone() })
     }
 
-    /// The tables of rotations for positions below `context`.
-    pub fn rope_tables(&self, context: usize) -> Result<Buffer> {
-        let tables = self.inner.graph.rope.tables(context);
-        let bytes: &[u8] = bytemuck::cast_slice(&tables);
-        let buffer =
-            self.inner.context.buffer("the rotations", bytes.len() as u64, "choose a smaller context")?;
-        self.inner.context.write(&buffer, 0, bytes);
-        Ok(buffer)
+    /// The tables of each of the graph's rotations, for positions below `context`.
+    pub fn rope_tables(&self, context: usize) -> Result<Vec<Buffer>> {
+        let table = |rope: &Rope| {
+            let table = rope.rotations(context).tables(context);
+            let bytes: &[u8] = bytemuck::cast_slice(&table);
+            let size = bytes.len() as u64;
+            let buffer = self.inner.context.buffer("the rotations", size, "choose a smaller context")?;
+            self.inner.context.write(&buffer, 0, bytes);
+            Ok(buffer)
+        };
+        self.inner.graph.ropes.iter().map(table).collect()
     }
 }

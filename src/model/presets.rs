@@ -2,6 +2,7 @@
 //! papers, and a few others that are often run.
 
 use crate::error::{Error, Result};
+use crate::graph::Rope;
 use crate::model::Config;
 
 struct Preset {
@@ -111,8 +112,7 @@ impl Config {
             vocab_size: preset.vocab,
             max_position_embeddings: preset.context,
             rms_norm_eps: 1e-5,
-            rope_theta: preset.theta,
-            partial_rotary_factor: 1.0,
+            rope: Rope::plain(preset.theta, preset.hidden / preset.heads),
             tie_word_embeddings: preset.tied,
             attention_bias: false,
             attention_output_bias: false,

@@ -155,11 +155,17 @@ impl Lowering<'_> {
                 let dispatch = gemm_merge::select(node.width, sums_of(out), splits, caps);
                 self.push(i, dispatch, vec![input(0), self.slot(i)], None);
             }
-            Op::RopeKv { layer, heads, rotated } => {
+            Op::RopeKv { layer, heads, rope } => {
+                let rotated = self.graph.rotated(rope);
                 let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
                 let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, kv };
-                let bindings =
-                    vec![input(0), Resource::Rope, out, Resource::Keys(layer), Resource::Values(layer)];
+                let bindings = vec![
+                    input(0),
+                    Resource::Rope(rope.map_or(0, |id| id.0)),
+                    out,
+                    Resource::Keys(layer),
+                    Resource::Values(layer),
+                ];
                 self.push(i, rope_kv::select(&problem, caps), bindings, None);
             }
             Op::Attention { layer, heads, scale } => self.attention(i, layer, heads, scale, 1),
@@ -271,6 +277,7 @@ impl Lowering<'_> {
                 out: if splits > 1 { gemv::Out::Store } else { sums_of(out) },
                 norm: norm.map(|(_, eps)| eps),
                 activations: self.options.activations,
+                bytes: tuning::bytes(self.caps),
                 bias: bias.is_some(),
                 batch: node.rows,
                 max_batch,

@@ -80,8 +80,8 @@ pub enum Resource {
     },
     /// A vector of weights.
     Vector(VectorId),
-    /// The tables of rotations.
-    Rope,
+    /// The tables of a rotation.
+    Rope(usize),
     /// The keys of a layer's cache.
     Keys(usize),
     /// The values of a layer's cache.

@@ -129,10 +129,10 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
             let norm = if norm.is_some() { 4 * spec.cols } else { 0 };
             plain(moved, 2 * rows * spec.cols + around + norm)
         }
-        Op::RopeKv { heads, rotated, .. } => {
+        Op::RopeKv { heads, rope, .. } => {
             let cached = 2 * heads.kv_heads * kv.head_bytes(stored_head_dim(heads.head_dim));
             // A pair turns by two products and a sum for each of its values.
-            plain(moved + cached, 3 * (heads.heads + heads.kv_heads) * rotated)
+            plain(moved + cached, 3 * (heads.heads + heads.kv_heads) * graph.rotated(rope))
         }
         Op::Attention { heads, .. } | Op::AttentionSplit { heads, .. } => Work {
             row_bytes: moved,

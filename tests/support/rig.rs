@@ -3,7 +3,7 @@
 
 use wgllama::gpu::{Buffer, Buffers, Context, Executable, Planes, StepTables};
 use wgllama::graph::reference::Source;
-use wgllama::graph::{Batch, Graph, Part, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
+use wgllama::graph::{Batch, Graph, Part, Rope, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
 use wgllama::kernels::PAGE;
 use wgllama::kernels::pack::pack;
 use wgllama::plan::{Plan, WeightLayout};
@@ -175,9 +175,13 @@ impl Rig {
                 buffer
             })
             .collect();
-        let tables = self.graph.rope.tables(context);
-        let rope = gpu.buffer("rope", tables.len() as u64 * 8, "").unwrap();
-        gpu.write(&rope, 0, bytemuck::cast_slice(&tables));
+        let tables = |rope: &Rope| {
+            let tables = rope.rotations(context).tables(context);
+            let buffer = gpu.buffer("rope", tables.len() as u64 * 8, "").unwrap();
+            gpu.write(&buffer, 0, bytemuck::cast_slice(&tables));
+            buffer
+        };
+        let ropes = self.graph.ropes.iter().map(tables).collect();
         let pages = context.div_ceil(PAGE);
         let cache = || {
             let layer = |h: &wgllama::graph::Heads| {
@@ -187,7 +191,7 @@ impl Rig {
             self.graph.caches.iter().map(layer).collect::<Vec<_>>()
         };
         let (keys, values) = (cache(), cache());
-        Held { matrices, vectors, rope, keys, values, sequences, pages }
+        Held { matrices, vectors, ropes, keys, values, sequences, pages }
     }
 
     fn upload(&self, gpu: &Context, index: usize, layout: &WeightLayout) -> Vec<Planes> {
@@ -224,7 +228,7 @@ impl Rig {
 struct Held {
     matrices: Vec<Vec<Planes>>,
     vectors: Vec<Buffer>,
-    rope: Buffer,
+    ropes: Vec<Buffer>,
     keys: Vec<Buffer>,
     values: Vec<Buffer>,
     sequences: usize,
@@ -236,7 +240,7 @@ impl Held {
         let buffers = Buffers {
             weights: &self.matrices,
             vectors: &self.vectors,
-            rope: &self.rope,
+            ropes: &self.ropes,
             keys: &self.keys,
             values: &self.values,
             choices: None,
