@@ -43,13 +43,19 @@ pub struct Config {
     pub attention_output_bias: bool,
     /// Whether the feed-forward matrices have biases.
     pub mlp_bias: bool,
+    /// Layers whose q and k do not turn.
+    pub unrotated_layers: Vec<usize>,
+    /// Positions that the layers below see, if there are such layers: the last ones, with a token's own.
+    pub window: Option<usize>,
+    /// Layers that see no more than the window.
+    pub sliding_layers: Vec<usize>,
 }
 
 impl Config {
     /// Reads a `config.json`.
     pub fn from_json(json: &JsonFile) -> Result<Self> {
         let model_type = json.str("model_type")?.to_string();
-        super::supported(&model_type)?;
+        let architecture = super::architecture(&model_type)?;
         if let Some(act) = json.opt_str("hidden_act")?.filter(|a| *a != "silu") {
             return Err(json.error("hidden_act", format!("expected 'silu', found '{act}'")));
         }
@@ -65,7 +71,7 @@ impl Config {
         };
         let positions = json.opt_usize("max_position_embeddings")?.unwrap_or(2048);
         let attention_bias = json.opt_bool("attention_bias")?.unwrap_or(false);
-        let config = Self {
+        let mut config = Self {
             model_type,
             hidden_size,
             intermediate_size: json.usize("intermediate_size")?,
@@ -81,15 +87,19 @@ impl Config {
             attention_bias,
             attention_output_bias: attention_bias,
             mlp_bias: json.opt_bool("mlp_bias")?.unwrap_or(false),
+            unrotated_layers: Vec::new(),
+            window: None,
+            sliding_layers: Vec::new(),
         };
         config.validate(|key, message| json.error(key, message))?;
+        (architecture.config)(json, &mut config)?;
         Ok(config)
     }
 
     /// Reads GGUF metadata; `has` tells whether the file holds a tensor.
     pub fn from_gguf(gguf: &Gguf, vocab_size: usize, has: impl Fn(&str) -> bool) -> Result<Self> {
         let arch = gguf.str("general.architecture")?;
-        super::supported(arch)?;
+        let architecture = super::architecture(arch)?;
         let key = |name: &str| format!("{arch}.{name}");
         let size = |name: &str| -> Result<usize> {
             let value = gguf.u64(&key(name))?;
@@ -105,7 +115,7 @@ impl Config {
         let heads = size("attention.head_count")?;
         let head_dim = optional("attention.key_length")?.unwrap_or(hidden_size / heads.max(1));
         let positions = optional("context_length")?.unwrap_or(2048);
-        let config = Self {
+        let mut config = Self {
             model_type: arch.to_string(),
             hidden_size,
             intermediate_size: size("feed_forward_length")?,
@@ -121,8 +131,12 @@ impl Config {
             attention_bias: has("blk.0.attn_q.bias"),
             attention_output_bias: has("blk.0.attn_output.bias"),
             mlp_bias: has("blk.0.ffn_gate.bias"),
+            unrotated_layers: Vec::new(),
+            window: None,
+            sliding_layers: Vec::new(),
         };
         config.validate(|name, message| gguf.error(&gguf_key(arch, name), message))?;
+        (architecture.gguf)(gguf, &mut config)?;
         Ok(config)
     }
 

@@ -27,6 +27,8 @@ pub struct ModelFiles {
     container: Container,
     config: Config,
     graph: Graph,
+    /// Whether rows that turn together lie side by side: some converters to GGUF put them so.
+    neighbours: bool,
 }
 
 impl ModelFiles {
@@ -49,9 +51,11 @@ impl ModelFiles {
             let config = Config::from_gguf(&gguf, vocab, |name| gguf.tensor(name).is_some())?;
             (Container::Gguf(gguf), config)
         };
-        let graph = (architecture(&config.model_type)?.graph)(&config)?;
+        let architecture = architecture(&config.model_type)?;
+        let neighbours = architecture.neighbours && matches!(container, Container::Gguf(_));
+        let graph = (architecture.graph)(&config)?;
         let graph = ordered(graph, &container, path)?;
-        let files = Self { path: path.to_path_buf(), container, config, graph };
+        let files = Self { path: path.to_path_buf(), container, config, graph, neighbours };
         files.check()?;
         Ok(files)
     }
@@ -132,8 +136,7 @@ impl ModelFiles {
     /// Row of the stored tensor that is row `row` of `part`.
     pub fn stored_row(&self, part: &Part, row: usize) -> usize {
         match part.order {
-            // GGUF's converters have put rows that turn together side by side already.
-            RowOrder::Rotary { head_dim, rotated } if self.gguf().is_none() => {
+            RowOrder::Rotary { head_dim, rotated } if !self.neighbours => {
                 let (head, within) = (row / head_dim, row % head_dim);
                 if within >= rotated {
                     return row;

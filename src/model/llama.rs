@@ -2,7 +2,7 @@
 //! graph: pre-normalised attention with rotary positions and a gated feed-forward part.
 
 use crate::error::Result;
-use crate::graph::{Graph, Heads, NodeId, Part, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
+use crate::graph::{Graph, Heads, NodeId, Part, RopeId, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
 use crate::model::Config;
 use crate::shape::Rows;
 
@@ -66,7 +66,8 @@ impl Builder<'_> {
             self.graph.vector(VectorSpec { name: name("qkv_bias"), parts: parts("bias"), interleaved: false })
         });
         let qkv = self.graph.linear(&name("qkv"), h, qkv, bias)?;
-        let q = self.graph.rope_kv(&name("q"), qkv, Heads { heads, kv_heads, head_dim })?;
+        let rope = (!config.unrotated_layers.contains(&layer)).then_some(RopeId(0));
+        let q = self.graph.rope_kv_by(&name("q"), qkv, Heads { heads, kv_heads, head_dim }, rope)?;
         let attn = self.graph.attention(&name("attn"), q, 1.0 / (head_dim as f32).sqrt())?;
 
         let o_proj = tensor("self_attn.o_proj");

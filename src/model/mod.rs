@@ -7,10 +7,13 @@ mod files;
 mod grouped;
 pub mod kv;
 mod llama;
+mod mistral;
 mod names;
 pub mod presets;
 mod quantize;
+mod qwen2;
 mod rope;
+mod smollm3;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -24,20 +27,40 @@ pub use weights::Weights;
 
 use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
+use crate::files::{Gguf, JsonFile};
 use crate::gpu::{Buffer, Context};
 use crate::graph::{Graph, Rope};
 use crate::tokenizer::Tokenizer;
 
 /// A model_type that can be run.
 pub struct Architecture {
-    /// `model_type` in a config.json, `general.architecture` in GGUF.
+    /// `model_type` in a config.json, and `general.architecture` in GGUF.
     pub model_type: &'static str,
+    /// What the type's `config.json` says beyond the keys that all have.
+    pub config: fn(&JsonFile, &mut Config) -> Result<()>,
+    /// The same for its GGUF metadata.
+    pub gguf: fn(&Gguf, &mut Config) -> Result<()>,
+    /// Whether GGUF files have rows of q and k that turn together side by side.
+    pub neighbours: bool,
     /// Builds the graph.
     pub graph: fn(&Config) -> Result<Graph>,
 }
 
+const LLAMA: Architecture = Architecture {
+    model_type: "llama",
+    config: |_, _| Ok(()),
+    gguf: |_, _| Ok(()),
+    neighbours: true,
+    graph: llama::graph,
+};
+
 /// All model_types.
-pub static ARCHITECTURES: [Architecture; 1] = [Architecture { model_type: "llama", graph: llama::graph }];
+pub static ARCHITECTURES: [Architecture; 4] = [
+    LLAMA,
+    Architecture { model_type: "mistral", config: mistral::config, ..LLAMA },
+    Architecture { model_type: "qwen2", config: qwen2::config, neighbours: false, ..LLAMA },
+    Architecture { model_type: "smollm3", config: smollm3::config, gguf: smollm3::gguf, ..LLAMA },
+];
 
 /// The architecture of `model_type`.
 pub fn architecture(model_type: &str) -> Result<&'static Architecture> {
@@ -47,8 +70,31 @@ pub fn architecture(model_type: &str) -> Result<&'static Architecture> {
     })
 }
 
-fn supported(model_type: &str) -> Result<()> {
-    architecture(model_type).map(|_| ())
+/// Reads which layers see only the last `sliding_window` positions: those that `layer_types`
+/// names, or else those that `sliding` does.
+fn windows(json: &JsonFile, config: &mut Config, sliding: impl Fn(usize) -> bool) -> Result<()> {
+    let Some(window) = json.opt_usize("sliding_window")? else { return Ok(()) };
+    if window == 0 {
+        return Err(json.error("sliding_window", "expected at least 1, found 0"));
+    }
+    let layers = config.num_hidden_layers;
+    let types = json.opt_strs("layer_types")?;
+    if let Some(types) = &types {
+        if types.len() != layers {
+            return Err(json.error("layer_types", format!("expected {layers}, found {}", types.len())));
+        }
+        if let Some(other) = types.iter().find(|t| !["sliding_attention", "full_attention"].contains(*t)) {
+            let message = format!("expected 'sliding_attention' or 'full_attention', found '{other}'");
+            return Err(json.error("layer_types", message));
+        }
+    }
+    let slides = |layer: &usize| match &types {
+        Some(types) => types[*layer] == "sliding_attention",
+        None => sliding(*layer),
+    };
+    config.window = Some(window);
+    config.sliding_layers = (0..layers).filter(slides).collect();
+    Ok(())
 }
 
 /// How to load a model.

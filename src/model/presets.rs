@@ -117,6 +117,9 @@ impl Config {
             attention_bias: false,
             attention_output_bias: false,
             mlp_bias: false,
+            unrotated_layers: Vec::new(),
+            window: None,
+            sliding_layers: Vec::new(),
         })
     }
 }

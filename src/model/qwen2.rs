@@ -1,0 +1,17 @@
+//! model_type `qwen2` (Qwen2 Technical Report, 2024), also of Qwen 1.5 and 2.5: a LLaMA whose q, k
+//! and v have biases.
+
+use crate::error::Result;
+use crate::files::JsonFile;
+use crate::model::Config;
+
+/// What its `config.json` leaves unsaid, and its windows.
+pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
+    config.attention_bias = true;
+    if json.opt_bool("use_sliding_window")?.unwrap_or(false) {
+        // The first layers see all positions.
+        let whole = json.opt_usize("max_window_layers")?.unwrap_or(28);
+        super::windows(json, config, |layer| layer >= whole)?;
+    }
+    Ok(())
+}
