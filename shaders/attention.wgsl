@@ -18,6 +18,7 @@ struct Params {
     q_pitch: u32,      // of a row of q, in values
     pitch: u32,        // of a row of y, in values
     width: u32,        // the part of a row of y that is not padding
+    window: u32,       // positions that a token sees, the last ones with its own
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;     // [T, heads, OCTS * 8]
@@ -64,13 +65,16 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
 
     let sequence = token_sequence(t);
     let count = token_position(t) + 1u;
-    let pages = (count + PAGE - 1u) / PAGE;
-    let end = end_page(pages, group);
-    for (var n = first_page(pages, group); n < end; n++) {
+    let unseen = count - min(count, p.window);
+    let before = unseen / PAGE;
+    let pages = (count + PAGE - 1u) / PAGE - before;
+    let end = before + end_page(pages, group);
+    for (var n = before + first_page(pages, group); n < end; n++) {
         let page_head = page_of(sequence, n) * p.kv_heads + kv_head;
         let here = min(PAGE, count - n * PAGE);
+        let start = max(unseen, n * PAGE) - n * PAGE;
         var seen = top;
-        for (var j = lane.index; j < here; j += WG) {
+        for (var j = start + lane.index; j < here; j += WG) {
             var score: array<f32, HEADS>;
             for (var o = 0u; o < OCTS; o++) {
                 let scale = kv_scale(k[kv_factor(page_head, j, o / KV_BLOCK)], j, o / KV_BLOCK);
@@ -98,7 +102,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 low[h * ITEMS + item] *= shrink;
                 high[h * ITEMS + item] *= shrink;
             }
-            for (var j = lane.index; j < here; j += WG) {
+            for (var j = start + lane.index; j < here; j += WG) {
                 let weight = exp(weights[h * PAGE + j] - next);
                 weights[h * PAGE + j] = weight;
                 sum[h / 4u][h % 4u] += weight;
@@ -107,7 +111,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         top = seen;
         workgroupBarrier();
         if (part < PARTS) {
-            for (var j = part; j < here; j += PARTS) {
+            for (var j = start + part; j < here; j += PARTS) {
                 for (var item = 0u; item < ITEMS; item++) {
                     let o = min(oct + item * WG, OCTS - 1u);
                     let value = v[kv_oct(page_head, j, o)];

@@ -17,6 +17,7 @@ struct Params {
     q_pitch: u32,      // of a row of q, in values
     pitch: u32,        // of a row of y, in values
     width: u32,        // the part of a row of y that is not padding
+    window: u32,       // positions that a token sees, the last ones with its own
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;     // [T, heads, OCTS * 8]
@@ -61,13 +62,16 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
 
     let sequence = token_sequence(t);
     let count = token_position(t) + 1u;
-    let pages = (count + PAGE - 1u) / PAGE;
-    let end = end_page(pages, group);
-    for (var n = first_page(pages, group); n < end; n++) {
+    let unseen = count - min(count, p.window);
+    let before = unseen / PAGE;
+    let pages = (count + PAGE - 1u) / PAGE - before;
+    let end = before + end_page(pages, group);
+    for (var n = before + first_page(pages, group); n < end; n++) {
         let page_head = page_of(sequence, n) * p.kv_heads + kv_head;
         let here = min(PAGE, count - n * PAGE);
+        let start = max(unseen, n * PAGE) - n * PAGE;
         var next = top;
-        for (var j = lane.index; j < here; j += WG) {
+        for (var j = start + lane.index; j < here; j += WG) {
             var score: array<f32, HEADS>;
             var scales: array<f32, BLOCKS>;
             for (var b = 0u; b < BLOCKS; b++) {
@@ -97,7 +101,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             }
         }
         top = next;
-        for (var j = lane.index; j < here; j += WG) {
+        for (var j = start + lane.index; j < here; j += WG) {
             var weight: array<f32, HEADS>;
             for (var h = 0u; h < HEADS; h++) {
                 weight[h] = exp(scores[h * PAGE + j] - top[h / 4u][h % 4u]);

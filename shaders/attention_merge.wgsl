@@ -11,6 +11,7 @@ struct Params {
     part_pitch: u32,  // of a row of parts, in values
     pitch: u32,       // of a row of y, in values
     width: u32,       // heads * head_dim: the part of a row of y that is not padding
+    window: u32,      // positions that a token sees
 }
 
 @group(0) @binding(0) var<storage, read> parts: array<f32>;    // [T, heads, SPLITS, 8 + stored]
@@ -28,7 +29,8 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         return;
     }
     let size = p.stored + 8u;
-    let pages = token_position(t) / PAGE + 1u;
+    let count = token_position(t) + 1u;
+    let pages = (count - 1u) / PAGE + 1u - (count - min(count, p.window)) / PAGE;
     let share = (pages + SPLITS - 1u) / SPLITS;
     let used = (pages + share - 1u) / share;
     let first = t * p.part_pitch + i / p.head_dim * SPLITS * size;

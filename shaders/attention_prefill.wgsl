@@ -18,6 +18,7 @@ struct Params {
     q_pitch: u32,      // of a row of q, in values
     pitch: u32,        // of a row of y, in values
     width: u32,        // the part of a row of y that is not padding
+    window: u32,       // positions that a token sees, the last ones with its own
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;     // [T, heads, OCTS * 8]
@@ -49,7 +50,8 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     var token: array<u32, 4>;
     var row_head: array<u32, 4>;
     var query: array<u32, 4>;   // where a row's queries start
-    var known: vec4<u32>;       // positions that a row attends to, 0 without a row
+    var known: vec4<u32>;       // positions up to a row's own, 0 without a row
+    var unseen: vec4<u32>;      // of those, before its window
     for (var r = 0u; r < 4u; r++) {
         let row = four * 4u + r;
         let here = row / HEADS < end - start && row % HEADS < heads;
@@ -57,6 +59,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         row_head[r] = head + select(0u, row % HEADS, here);
         query[r] = token[r] * p.q_pitch / 4u + row_head[r] * OCTS * 2u;
         known[r] = select(0u, token_position(token[r]) + 1u, here);
+        unseen[r] = known[r] - min(known[r], p.window);
     }
 
     var low: array<vec4<f32>, 4 * ITEMS>;
@@ -69,15 +72,18 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         let run = next_run;
         let sequence = token_sequence(run);
         var count = 0u;
+        var before = 0xffffffffu;  // the least that one of them does not see
         while (next_run < end && token_sequence(next_run) == sequence) {
-            count = max(count, token_position(next_run) + 1u);
+            let own = token_position(next_run) + 1u;
+            count = max(count, own);
+            before = min(before, own - min(own, p.window));
             next_run++;
         }
         var visible: vec4<u32>;
         for (var r = 0u; r < 4u; r++) {
-            visible[r] = select(0u, known[r], token[r] >= run && token[r] < next_run);
+            visible[r] = select(0u, known[r] - unseen[r], token[r] >= run && token[r] < next_run);
         }
-        for (var n = 0u; n * PAGE < count; n++) {
+        for (var n = before / PAGE; n * PAGE < count; n++) {
             let page_head = page_of(sequence, n) * p.kv_heads + kv_head;
             var score: array<vec4<f32>, KEYS>;
             var scale: array<f32, KEYS>;
@@ -103,7 +109,8 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             }
             var seen = top;
             for (var i = 0u; i < KEYS; i++) {
-                let mask = vec4<u32>(n * PAGE + i * LANES + part) < visible;
+                // Before the window the difference wraps, beyond any number of positions.
+                let mask = vec4<u32>(n * PAGE + i * LANES + part) - unseen < visible;
                 score[i] = select(vec4<f32>(LOWEST), score[i] * p.scale, mask);
                 seen = max(seen, score[i]);
             }
@@ -117,7 +124,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             sum *= shrink;
             for (var i = 0u; i < KEYS; i++) {
                 let j = i * LANES + part;
-                let mask = vec4<u32>(n * PAGE + j) < visible;
+                let mask = vec4<u32>(n * PAGE + j) - unseen < visible;
                 let weight = select(vec4<f32>(0.0), exp(score[i] - top), mask);
                 sum += weight;
                 weights[j * FOURS + four] = weight;

@@ -220,10 +220,21 @@ fn smollm2_gives_the_golden_inside_the_layers() {
     }
 }
 
+const FAMILIES: [&str; 8] = [
+    "llama-mha",
+    "llama-gqa",
+    "llama-mqa",
+    "llama-linear-rope",
+    "llama3-rope",
+    "mistral-swa",
+    "qwen2",
+    "smollm3",
+];
+
 #[test]
-fn tiny_llamas_equal_the_golden() {
+fn tiny_models_of_each_family_equal_the_golden() {
     let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
-    for name in ["llama-mha", "llama-gqa", "llama-mqa", "llama-linear-rope", "llama3-rope"] {
+    for name in FAMILIES {
         family(&shared.join("models/families").join(name), &gpu);
     }
 }

@@ -10,7 +10,7 @@ use rig::{Random, Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::caps::AdapterKind;
 use wgllama::graph::reference::{Reference, Source};
-use wgllama::graph::{Batch, Graph, Heads, Rope, Token, VectorId, WeightId};
+use wgllama::graph::{Batch, Graph, Heads, Rope, Scores, Token, VectorId, WeightId};
 use wgllama::kernels::gemv::{self, Gemv};
 use wgllama::kernels::tuning::{GemvShape, TILES};
 use wgllama::kernels::{Dispatch, Part};
@@ -409,6 +409,10 @@ fn gemv_of_workgroups_equals_the_reference() {
 
 /// embed -> norm -> q, k, v -> rope -> attention -> linear + residual -> norm of the outputs.
 fn attention_graph(heads: Heads, rotated: usize) -> Graph {
+    windowed_graph(heads, rotated, None)
+}
+
+fn windowed_graph(heads: Heads, rotated: usize, window: Option<usize>) -> Graph {
     let hidden = 44;
     let width = heads.heads * heads.head_dim;
     let mut g = Graph::new(Rope::plain(1e4, rotated));
@@ -422,7 +426,8 @@ fn attention_graph(heads: Heads, rotated: usize) -> Graph {
     let h = g.rms_norm("h", x, norms[0], 1e-5, Rows::Tokens).unwrap();
     let h = g.linear("qkv", h, qkv, None).unwrap();
     let q = g.rope_kv("q", h, heads).unwrap();
-    let h = g.attention("attn", q, 1.0 / (heads.head_dim as f32).sqrt()).unwrap();
+    let scores = Scores { scale: 1.0 / (heads.head_dim as f32).sqrt(), window };
+    let h = g.attention_by("attn", q, scores).unwrap();
     let h = g.linear("o", h, o, None).unwrap();
     let x = g.add("x2", x, h).unwrap();
     let h = g.rms_norm("h2", x, norms[1], 1e-5, Rows::Tokens).unwrap();
@@ -498,6 +503,32 @@ fn attention_equals_the_reference_at_page_edges() {
     }
 }
 
+/// Windows within a page, of a page and a position more, for tokens of one sequence in one step
+/// and in several, by every attention that an adapter may get.
+#[test]
+fn windows_hide_what_lies_before_them() {
+    let Some(gpu) = gpu() else { return };
+    for (heads, kv_heads, head_dim) in [(9, 3, 64), (16, 1, 8), (2, 1, 256)] {
+        for window in [1, 40, 64, 65, 1000] {
+            let heads = Heads { heads, kv_heads, head_dim };
+            let rig = Rig::new(windowed_graph(heads, 8, Some(window)), WeightFormat::F32, 7);
+            let batches = positions();
+            let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+            let expected: Vec<Vec<f32>> = batches.iter().map(|b| reference.logits(b).unwrap()).collect();
+            let tiles = Caps { subgroup: None, kind: AdapterKind::Other, ..gpu.caps().clone() };
+            for caps in [gpu.caps().clone(), tiles] {
+                let options = exact(62, 62, KvFormat::F32);
+                let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
+                for end in [3, 7, batches.len()] {
+                    let found = rig.run(&gpu, &caps, &plan, &batches[..end], 160);
+                    let what = format!("{heads:?}, window of {window}, step {end}");
+                    assert_close(&what, &found, &expected[end - 1], 1e-4);
+                }
+            }
+        }
+    }
+}
+
 /// Rows of all tokens and of outputs, of a width that is padded.
 #[test]
 fn permuted_rows_equal_the_reference() {
@@ -533,10 +564,16 @@ fn split_attention_equals_the_reference() {
     let limits = (gpu.caps().max_storage_binding, gpu.caps().max_buffer);
     let coop = gpu.caps().coop;
     let caps = Caps { subgroup, coop, max_storage_binding: limits.0, max_buffer: limits.1, ..Caps::nvidia() };
-    for (heads, kv_heads, head_dim, context) in
-        [(9, 3, 64, 160), (6, 2, 10, 700), (40, 40, 8, 700), (2, 1, 256, 160)]
-    {
-        let rig = Rig::new(attention_graph(Heads { heads, kv_heads, head_dim }, 8), WeightFormat::F32, 7);
+    for (heads, kv_heads, head_dim, context, window) in [
+        (9, 3, 64, 160, None),
+        (9, 3, 64, 160, Some(70)),
+        (6, 2, 10, 700, None),
+        (6, 2, 10, 700, Some(300)),
+        (40, 40, 8, 700, None),
+        (2, 1, 256, 160, None),
+    ] {
+        let graph = windowed_graph(Heads { heads, kv_heads, head_dim }, 8, window);
+        let rig = Rig::new(graph, WeightFormat::F32, 7);
         let mut options = exact(2, 2, KvFormat::F32);
         options.context = context;
         let step = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();

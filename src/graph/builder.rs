@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{
-    Graph, Heads, Node, NodeId, Op, Rope, RopeId, VectorId, VectorSpec, WeightId, WeightSpec,
+    Graph, Heads, Node, NodeId, Op, Rope, RopeId, Scores, VectorId, VectorSpec, WeightId, WeightSpec,
 };
 use crate::shape::Rows;
 
@@ -134,13 +134,21 @@ impl Graph {
         Ok(self.push(name, op, vec![qkv], n * head_dim, Rows::Tokens))
     }
 
-    /// Attention of `q`, as [`rope_kv`](Self::rope_kv) answered it.
+    /// Attention of `q`, as [`rope_kv`](Self::rope_kv) answered it, to all positions.
     pub fn attention(&mut self, name: &str, q: NodeId, scale: f32) -> Result<NodeId> {
+        self.attention_by(name, q, Scores { scale, window: None })
+    }
+
+    /// As [`attention`](Self::attention), with other scores.
+    pub fn attention_by(&mut self, name: &str, q: NodeId, scores: Scores) -> Result<NodeId> {
+        if scores.window == Some(0) {
+            return Err(Error::shape(name, "a window of no positions"));
+        }
         let Op::RopeKv { layer, heads, .. } = self.nodes[q.0].op else {
             return Err(Error::shape(name, "the input must be a rope_kv"));
         };
         let width = self.nodes[q.0].width;
-        Ok(self.push(name, Op::Attention { layer, heads, scale }, vec![q], width, Rows::Tokens))
+        Ok(self.push(name, Op::Attention { layer, heads, scores }, vec![q], width, Rows::Tokens))
     }
 
     /// silu(gate) up of alternating gates and ups.

@@ -104,6 +104,22 @@ pub struct Heads {
     pub head_dim: usize,
 }
 
+/// How the scores of an attention come about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scores {
+    /// Their factor.
+    pub scale: f32,
+    /// How many positions a token sees, the last ones with its own; all without a window.
+    pub window: Option<usize>,
+}
+
+impl Scores {
+    /// The first position that the token at `position` sees.
+    pub fn first(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+}
+
 /// An operation. T is the number of tokens in the batch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
@@ -142,8 +158,8 @@ pub enum Op {
         layer: usize,
         /// The heads.
         heads: Heads,
-        /// Factor of the scores.
-        scale: f32,
+        /// The scores.
+        scores: Scores,
     },
     /// A share of the attention for each of `splits` parts of the cache: made by fusion.
     AttentionSplit {
@@ -151,8 +167,8 @@ pub enum Op {
         layer: usize,
         /// The heads.
         heads: Heads,
-        /// Factor of the scores.
-        scale: f32,
+        /// The scores.
+        scores: Scores,
         /// Parts of the cache.
         splits: usize,
     },
@@ -160,6 +176,8 @@ pub enum Op {
     AttentionMerge {
         /// The heads.
         heads: Heads,
+        /// The scores.
+        scores: Scores,
         /// Parts of the cache.
         splits: usize,
     },

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use crate::dtype::KvFormat;
 use crate::error::{Error, Result};
-use crate::graph::{Batch, Graph, Heads, Node, Op, RopeId, Rotations, VectorId, WeightId};
+use crate::graph::{Batch, Graph, Heads, Node, Op, RopeId, Rotations, Scores, VectorId, WeightId};
 use crate::quant;
 use crate::shape::Rows;
 
@@ -96,7 +96,7 @@ impl<'a> Reference<'a> {
                 rows.flat_map(|x| linear(&self.weights[weight.0], x, bias)).collect()
             }
             Op::RopeKv { layer, heads, rope } => self.rope_kv(layer, heads, rope, inputs[0], batch),
-            Op::Attention { layer, heads, scale } => self.attention(layer, heads, scale, inputs[0], batch),
+            Op::Attention { layer, heads, scores } => self.attention(layer, heads, scores, inputs[0], batch),
             Op::SwiGlu => inputs[0].chunks_exact(2).map(|p| silu(p[0]) * p[1]).collect(),
             Op::Permute { order } => {
                 let order = &self.vectors[order.0];
@@ -151,7 +151,8 @@ impl<'a> Reference<'a> {
         queries
     }
 
-    fn attention(&self, layer: usize, heads: Heads, scale: f32, q: &[f32], batch: &Batch) -> Vec<f32> {
+    fn attention(&self, layer: usize, heads: Heads, scores: Scores, q: &[f32], batch: &Batch) -> Vec<f32> {
+        let scale = f64::from(scores.scale);
         let Heads { heads: n, kv_heads, head_dim } = heads;
         let empty = Vec::new();
         let mut out = Vec::new();
@@ -161,14 +162,16 @@ impl<'a> Reference<'a> {
             let values = self.values.get(&key).unwrap_or(&empty);
             for (head, query) in row.chunks_exact(head_dim).enumerate() {
                 let at = |j: usize| (j * kv_heads + head / (n / kv_heads)) * head_dim;
-                let count = token.position as usize + 1;
+                let position = token.position as usize;
+                let seen = scores.first(position)..position + 1;
                 let scores: Vec<f64> =
-                    (0..count).map(|j| dot(query, &keys[at(j)..][..head_dim]) * f64::from(scale)).collect();
+                    seen.clone().map(|j| dot(query, &keys[at(j)..][..head_dim]) * scale).collect();
                 let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 for d in 0..head_dim {
-                    let sum: f64 = (0..count).map(|j| weights[j] * f64::from(values[at(j) + d])).sum();
+                    let value = |j: usize| f64::from(values[at(j) + d]);
+                    let sum: f64 = seen.clone().zip(&weights).map(|(j, weight)| weight * value(j)).sum();
                     out.push((sum / total) as f32);
                 }
             }

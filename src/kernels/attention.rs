@@ -16,6 +16,7 @@ params! {
         q_pitch: u32,
         pitch: u32,
         width: u32,
+        window: u32,
     }
 }
 
@@ -32,6 +33,8 @@ pub struct Attention {
     pub head_dim: usize,
     /// Factor of the scores, usually 1 / sqrt(head_dim).
     pub scale: f32,
+    /// How many positions a token sees, if not all.
+    pub window: Option<usize>,
     /// Format of the cache.
     pub kv: KvFormat,
     /// Workgroups that share the cache of a token; with more than one each leaves a part for
@@ -121,7 +124,13 @@ pub(super) fn params(problem: &Attention, blocks: usize) -> AttentionParams {
         q_pitch: padded(problem.heads * stored_head_dim(problem.head_dim)) as u32,
         pitch: padded(width) as u32,
         width: width as u32,
+        window: window(problem.window),
     }
+}
+
+/// A window as kernels have it: one that no text fills, if there is none.
+pub(super) fn window(window: Option<usize>) -> u32 {
+    window.and_then(|w| u32::try_from(w).ok()).unwrap_or(u32::MAX)
 }
 
 /// One workgroup for a token and some or all of the query heads that share a KV head.

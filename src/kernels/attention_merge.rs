@@ -1,13 +1,13 @@
 //! Joins the parts of a split attention; see `shaders/attention_merge.wgsl`.
 
 use crate::caps::Caps;
-use crate::kernels::attention::part_values;
+use crate::kernels::attention::{self, part_values};
 use crate::kernels::{Dispatch, Grid, PAGE, Part, Rows, Variant, kernel, params, tuning};
 use crate::shape::{padded, stored_head_dim};
 
 params! {
     /// Params of [`ATTENTION_MERGE`].
-    AttentionMergeParams { head_dim: u32, stored: u32, part_pitch: u32, pitch: u32, width: u32 }
+    AttentionMergeParams { head_dim: u32, stored: u32, part_pitch: u32, pitch: u32, width: u32, window: u32 }
 }
 
 kernel!(ATTENTION_MERGE, "attention_merge", AttentionMergeParams, [parts: Read, y: Write], variants);
@@ -22,7 +22,13 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 }
 
 /// One invocation for an output.
-pub fn select(heads: usize, head_dim: usize, splits: usize, caps: &Caps) -> Dispatch {
+pub fn select(
+    heads: usize,
+    head_dim: usize,
+    window: Option<usize>,
+    splits: usize,
+    caps: &Caps,
+) -> Dispatch {
     let wg = tuning::flat(caps);
     let params = AttentionMergeParams {
         head_dim: head_dim as u32,
@@ -30,6 +36,7 @@ pub fn select(heads: usize, head_dim: usize, splits: usize, caps: &Caps) -> Disp
         part_pitch: padded(heads * splits * part_values(head_dim)) as u32,
         pitch: padded(heads * head_dim) as u32,
         width: (heads * head_dim) as u32,
+        window: attention::window(window),
     };
     Dispatch {
         variant: variant(splits, wg),

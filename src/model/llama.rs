@@ -2,7 +2,7 @@
 //! graph: pre-normalised attention with rotary positions and a gated feed-forward part.
 
 use crate::error::Result;
-use crate::graph::{Graph, Heads, NodeId, Part, RopeId, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
+use crate::graph::{Graph, Heads, NodeId, Part, RopeId, RowOrder, Scores, VectorId, VectorSpec, WeightId, WeightSpec};
 use crate::model::Config;
 use crate::shape::Rows;
 
@@ -68,7 +68,9 @@ impl Builder<'_> {
         let qkv = self.graph.linear(&name("qkv"), h, qkv, bias)?;
         let rope = (!config.unrotated_layers.contains(&layer)).then_some(RopeId(0));
         let q = self.graph.rope_kv_by(&name("q"), qkv, Heads { heads, kv_heads, head_dim }, rope)?;
-        let attn = self.graph.attention(&name("attn"), q, 1.0 / (head_dim as f32).sqrt())?;
+        let window = config.window.filter(|_| config.sliding_layers.contains(&layer));
+        let scores = Scores { scale: 1.0 / (head_dim as f32).sqrt(), window };
+        let attn = self.graph.attention_by(&name("attn"), q, scores)?;
 
         let o_proj = tensor("self_attn.o_proj");
         let out = self.matrix(&name("o"), heads * head_dim, &[(&o_proj, config.hidden_size)])?;

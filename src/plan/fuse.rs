@@ -4,7 +4,7 @@
 use crate::caps::Caps;
 use crate::graph::{Graph, Node, NodeId, Op, Out, VectorId, WeightId};
 use crate::kernels::tuning::Tiling;
-use crate::kernels::{attention, gemm_merge};
+use crate::kernels::{PAGE, attention, gemm_merge};
 use crate::plan::WeightLayout;
 use crate::plan::lower::sums_of;
 use crate::shape::Rows;
@@ -155,19 +155,21 @@ fn norm_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
 /// each would leave the adapter idle. The merged result keeps the name.
 fn split_attention(graph: &mut Graph, target: &Target<'_>) -> bool {
     for at in 0..graph.nodes.len() {
-        let Op::Attention { layer, heads, scale } = graph.nodes[at].op else { continue };
+        let Op::Attention { layer, heads, scores } = graph.nodes[at].op else { continue };
         let groups = attention::groups(heads.heads, heads.kv_heads, heads.head_dim, target.caps);
-        let splits = target.attention_groups.div_ceil(groups).min(target.pages);
+        // A window touches a page more than it fills.
+        let pages = scores.window.map_or(target.pages, |w| target.pages.min(w.div_ceil(PAGE) + 1));
+        let splits = target.attention_groups.div_ceil(groups).min(pages);
         if splits < 2 {
             continue;
         }
         let merge = Node {
-            op: Op::AttentionMerge { heads, splits },
+            op: Op::AttentionMerge { heads, scores, splits },
             inputs: vec![NodeId(at)],
             ..graph.nodes[at].clone()
         };
         let node = &mut graph.nodes[at];
-        node.op = Op::AttentionSplit { layer, heads, scale, splits };
+        node.op = Op::AttentionSplit { layer, heads, scores, splits };
         node.name.push_str(".parts");
         node.width = heads.heads * splits * attention::part_values(heads.head_dim);
         insert(graph, NodeId(at + 1), merge);

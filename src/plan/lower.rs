@@ -2,7 +2,7 @@
 
 use crate::caps::Caps;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Heads, Node, Op, Out, VectorId, WeightId};
+use crate::graph::{Graph, Heads, Node, Op, Out, Scores, VectorId, WeightId};
 use crate::kernels::pack::Order;
 use crate::kernels::{
     Dispatch, PAGE, Rows, add, attention, attention_merge, attention_prefill, embed, gemm, gemm_coop,
@@ -168,12 +168,12 @@ impl Lowering<'_> {
                 ];
                 self.push(i, rope_kv::select(&problem, caps), bindings, None);
             }
-            Op::Attention { layer, heads, scale } => self.attention(i, layer, heads, scale, 1),
-            Op::AttentionSplit { layer, heads, scale, splits } => {
-                self.attention(i, layer, heads, scale, splits);
+            Op::Attention { layer, heads, scores } => self.attention(i, layer, heads, scores, 1),
+            Op::AttentionSplit { layer, heads, scores, splits } => {
+                self.attention(i, layer, heads, scores, splits);
             }
-            Op::AttentionMerge { heads, splits } => {
-                let dispatch = attention_merge::select(heads.heads, heads.head_dim, splits, caps);
+            Op::AttentionMerge { heads, scores, splits } => {
+                let dispatch = attention_merge::select(heads.heads, heads.head_dim, scores.window, splits, caps);
                 self.push(i, dispatch, vec![input(0), out], None);
             }
             Op::SwiGlu => {
@@ -214,13 +214,14 @@ impl Lowering<'_> {
         push("choice", sample::select(vocab, self.caps), vec![values, tops, choices, counts, Resource::Next]);
     }
 
-    fn attention(&mut self, i: usize, layer: usize, heads: Heads, scale: f32, splits: usize) {
+    fn attention(&mut self, i: usize, layer: usize, heads: Heads, scores: Scores, splits: usize) {
         let input = self.slot(self.graph.nodes[i].inputs[0].0);
         let problem = attention::Attention {
             heads: heads.heads,
             kv_heads: heads.kv_heads,
             head_dim: heads.head_dim,
-            scale,
+            scale: scores.scale,
+            window: scores.window,
             kv: self.options.kv,
             splits,
         };

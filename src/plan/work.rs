@@ -21,6 +21,8 @@ pub struct Work {
     pub position_bytes: usize,
     /// f32 operations for a position that a token sees.
     pub position_flops: usize,
+    /// The most positions that a token sees, if there is a limit.
+    pub window: Option<usize>,
 }
 
 /// What a launch, or a step, moves and computes for one batch.
@@ -73,7 +75,7 @@ impl Launch {
         if rows == 0 {
             return Traffic::default();
         }
-        let Work { row_bytes, row_flops, position_bytes, position_flops } = self.work;
+        let Work { row_bytes, row_flops, position_bytes, position_flops, window } = self.work;
         let mut traffic = Traffic {
             weights: self.weight_bytes as f64,
             activations: (rows * row_bytes) as f64,
@@ -81,8 +83,11 @@ impl Launch {
             cache: 0.0,
         };
         if position_bytes > 0 {
-            let seen: usize = batch.tokens.iter().map(|t| t.position as usize + 1).sum();
-            traffic.cache = (batch.positions() * position_bytes) as f64;
+            let most = window.unwrap_or(usize::MAX);
+            let seen: usize = batch.tokens.iter().map(|t| (t.position as usize + 1).min(most)).sum();
+            // All that any token of the batch sees.
+            let cached = batch.positions().min(most.saturating_add(batch.tokens.len() - 1));
+            traffic.cache = (cached * position_bytes) as f64;
             traffic.flops += (seen * position_flops) as f64;
         }
         traffic
@@ -134,12 +139,13 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
             // A pair turns by two products and a sum for each of its values.
             plain(moved + cached, 3 * (heads.heads + heads.kv_heads) * graph.rotated(rope))
         }
-        Op::Attention { heads, .. } | Op::AttentionSplit { heads, .. } => Work {
+        Op::Attention { heads, scores, .. } | Op::AttentionSplit { heads, scores, .. } => Work {
             row_bytes: moved,
             row_flops: 0,
             position_bytes: 2 * heads.kv_heads * kv.head_bytes(stored_head_dim(heads.head_dim)),
             // A product with the key and one with the value.
             position_flops: 4 * heads.heads * heads.head_dim,
+            window: scores.window,
         },
         Op::AttentionMerge { .. } => plain(moved, 2 * read),
         Op::LinearMerge { .. } => plain(moved, read),
