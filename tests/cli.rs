@@ -445,6 +445,28 @@ fn inspect_takes_a_context_of_any_length() {
     assert!(matches!(ran.code, Some(0 | 1)), "{ran:?}");
 }
 
+/// Every size of the papers, in four bits on a card; no file and no GPU is asked for.
+#[test]
+fn inspect_states_the_memory_of_presets() {
+    // Weights of 18 bytes for 32, but for the norms; keys and values of two bytes.
+    // 7B: 32 layers of 4 x 4096 x 4096 and 3 x 4096 x 11008, and 2 x 32000 x 4096. 70B: 80 layers of 2 x
+    // 8192 x 8192, 2 x 1024 x 8192 and 3 x 8192 x 28672, and 2 x 32000 x 8192.
+    for (name, weights, cache) in [
+        ("llama-7b", "weights 3790.2 MB", "cache in f16 1073.7 MB"),
+        ("llama-2-70b", "weights 38798.6 MB", "cache in f16 671.1 MB"),
+    ] {
+        let options = ["inspect", "--preset", name, "--format", "q4_0", "--ctx", "2048"];
+        let out = ran(wgllama(&options)).ok();
+        assert!(out.contains(weights) && out.contains(cache), "{out}");
+    }
+    for name in wgllama::model::presets::names() {
+        let out = ran(wgllama(&["inspect", "--preset", name, "--format", "q4_0"])).ok();
+        assert!(out.contains("\non a card        ") && !out.contains("not as it is"), "{out}");
+    }
+    ran(wgllama(&["inspect", "--preset", "llama-9b"])).fails(&["preset", "llama-9b", "llama-2-70b"]);
+    assert_eq!(ran(wgllama(&["inspect", "--preset", "llama-7b", "file.gguf"])).code, Some(2));
+}
+
 #[test]
 fn inspect_without_a_tokenizer_says_so() {
     let model = Model::new().without("tokenizer.json");

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use wgllama::graph::Graph;
 use wgllama::kernels::link::link;
 use wgllama::kernels::{Grid, KERNELS, Variant};
-use wgllama::model::architecture;
+use wgllama::model::{Config, architecture};
 use wgllama::plan::{Plan, PlanOptions, WeightLayout, lower};
-use wgllama::{Caps, Error, ModelFiles, Result};
+use wgllama::{Caps, Error, ModelFiles, Result, SessionOptions};
 
 use super::Outcome;
 use super::options::{CacheArgs, synthetic};
@@ -83,12 +83,22 @@ fn plans(args: &Args, caps: &Caps) -> Result<Vec<(String, Plan)>> {
         }
         (None, None) => return Ok(Vec::new()),
     };
-    let session = args.cache.session()?;
-    let context = session.context_for(&config)?;
+    plans_of(&config, &graph, &layouts, caps, &args.cache.session()?)
+}
+
+/// The plans of a session for decoding and for a chunk of a prompt.
+pub(super) fn plans_of(
+    config: &Config,
+    graph: &Graph,
+    layouts: &[WeightLayout],
+    caps: &Caps,
+    session: &SessionOptions,
+) -> Result<Vec<(String, Plan)>> {
+    let context = session.context_for(config)?;
     let plan = |tokens: usize| {
         let activations = session.activations;
         let options = PlanOptions { context, activations, ..PlanOptions::new(tokens, 1, session.kv) };
-        lower(&graph, &layouts, caps, &options)
+        lower(graph, layouts, caps, &options)
     };
     // As a session does: a chunk shrinks to what the adapter binds.
     let mut chunk = CHUNK.min(context);
@@ -98,10 +108,10 @@ fn plans(args: &Args, caps: &Caps) -> Result<Vec<(String, Plan)>> {
     Ok(vec![("decode".to_string(), plan(1)?), (format!("prompt of {chunk} tokens"), plan(chunk)?)])
 }
 
-fn layouts(
+pub(super) fn layouts(
     graph: &Graph,
     caps: &Caps,
-    formats: impl Fn(&wgllama::graph::WeightSpec) -> Result<Vec<wgllama::WeightFormat>>,
+    mut formats: impl FnMut(&wgllama::graph::WeightSpec) -> Result<Vec<wgllama::WeightFormat>>,
 ) -> Result<Vec<WeightLayout>> {
     graph.weights.iter().map(|w| WeightLayout::new(w, &formats(w)?, caps)).collect()
 }

@@ -22,13 +22,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 }
 
 /// One invocation for an output.
-pub fn select(
-    heads: usize,
-    head_dim: usize,
-    window: Option<usize>,
-    splits: usize,
-    caps: &Caps,
-) -> Dispatch {
+pub fn select(heads: usize, head_dim: usize, window: Option<usize>, splits: usize, caps: &Caps) -> Dispatch {
     let wg = tuning::flat(caps);
     let params = AttentionMergeParams {
         head_dim: head_dim as u32,

@@ -2,7 +2,9 @@
 //! graph: pre-normalised attention with rotary positions and a gated feed-forward part.
 
 use crate::error::Result;
-use crate::graph::{Graph, Heads, NodeId, Part, RopeId, RowOrder, Scores, VectorId, VectorSpec, WeightId, WeightSpec};
+use crate::graph::{
+    Graph, Heads, NodeId, Part, RopeId, RowOrder, Scores, VectorId, VectorSpec, WeightId, WeightSpec,
+};
 use crate::model::Config;
 use crate::shape::Rows;
 

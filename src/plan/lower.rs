@@ -173,7 +173,8 @@ impl Lowering<'_> {
                 self.attention(i, layer, heads, scores, splits);
             }
             Op::AttentionMerge { heads, scores, splits } => {
-                let dispatch = attention_merge::select(heads.heads, heads.head_dim, scores.window, splits, caps);
+                let dispatch =
+                    attention_merge::select(heads.heads, heads.head_dim, scores.window, splits, caps);
                 self.push(i, dispatch, vec![input(0), out], None);
             }
             Op::SwiGlu => {
