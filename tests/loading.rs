@@ -49,11 +49,15 @@ fn tiny() -> TempDir {
 /// The tiny model with another configuration.
 fn with_config(edit: impl FnOnce(&mut Map<String, Value>)) -> TempDir {
     let folder = tiny();
+    edit_config(&folder, edit);
+    folder
+}
+
+fn edit_config(folder: &TempDir, edit: impl FnOnce(&mut Map<String, Value>)) {
     let path = folder.path().join("config.json");
     let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     edit(&mut config);
     std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
-    folder
 }
 
 /// The tiny model with one key of its configuration set.
@@ -647,6 +651,79 @@ fn converted_folders_give_the_same_logits() {
     let error =
         Quantize::default().convert(&open(&folder).unwrap(), &mut Vec::new(), Path::new("x.gguf"), |_, _| ());
     assert_error!(error, UnsupportedFormat, "f8_e5m2 in GGUF");
+}
+
+/// Other families, whose rows GGUF has in other orders, and scalings of rotations. Divisors of
+/// frequencies come back rounded to f32.
+#[test]
+fn converted_families_give_the_same_logits() {
+    let Some(gpu) = gpu() else { return };
+    let with_layers = |model_type: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        Tiny { biases: false, layers: 5, ..Tiny::default() }.write(folder.path()).unwrap();
+        edit_config(&folder, |config| {
+            config.insert("model_type".into(), json!(model_type));
+        });
+        folder
+    };
+    let qwen2 = with_tensors(|tensors| {
+        let own = |name: &str| {
+            !name.ends_with("bias") || ["q_proj", "k_proj", "v_proj"].iter().any(|p| name.contains(p))
+        };
+        tensors.retain(|t| own(&t.name));
+    });
+    edit_config(&qwen2, |config| {
+        config.insert("model_type".into(), json!("qwen2"));
+    });
+    let scaled = |rope: Value| with_key("rope_parameters", rope);
+    let divisors: Vec<f64> = (0..5).map(|i| 1.0 + f64::from(i)).collect();
+    for (folder, architecture) in [
+        (with_layers("mistral"), "llama"),
+        (with_layers("smollm3"), "smollm3"),
+        (qwen2, "qwen2"),
+        (scaled(json!({ "rope_type": "linear", "factor": 4.0 })), "llama"),
+        (
+            scaled(json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32 })),
+            "llama",
+        ),
+        (
+            scaled(json!({
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            })),
+            "llama",
+        ),
+        (
+            scaled(json!({
+                "rope_type": "longrope", "short_factor": divisors, "long_factor": divisors.iter().map(|d| 2.0 * d).collect::<Vec<_>>(),
+                "original_max_position_embeddings": 16,
+            })),
+            "llama",
+        ),
+    ] {
+        let (_out, path, left) = converted(folder.path(), Quantize::default());
+        assert!(left.is_empty(), "{left:?}");
+        let files = ModelFiles::open(&path).unwrap();
+        assert_eq!(files.gguf().unwrap().str("general.architecture").unwrap(), architecture);
+        let (found, expected) = (logits(&gpu, &path), logits(&gpu, folder.path()));
+        support::assert_close(&path.display().to_string(), &found, &expected, 1e-5);
+    }
+    let refused = |folder: TempDir, key: &str| {
+        let files = open(&folder).unwrap();
+        let error = Quantize::default().convert(&files, &mut Vec::new(), Path::new("x.gguf"), |_, _| ());
+        assert_error!(error, Config, key, "GGUF has no key");
+    };
+    refused(scaled(json!({ "rope_type": "dynamic", "factor": 4.0 })), "rope_type");
+    let windows = with_layers("mistral");
+    edit_config(&windows, |config| {
+        config.insert("sliding_window".into(), json!(16));
+    });
+    refused(windows, "sliding_window");
+    let every_other = with_layers("smollm3");
+    edit_config(&every_other, |config| {
+        config.insert("no_rope_layers".into(), json!([1, 0, 1, 0, 1]));
+    });
+    refused(every_other, "no_rope_layers");
 }
 
 /// A real folder becomes the file that other software made of it.

@@ -25,8 +25,7 @@ fn a_layer_of_each_preset_equals_the_reference() {
         let rig = Rig::new(graph, WeightFormat::Q4_0, 1);
         let ids: Vec<u32> = (0..5).map(|i| i * 131 % 1000).collect();
         let batch = wgllama::graph::Batch::sequence(&ids, 0, 0).with_all_outputs();
-        let options =
-            PlanOptions { activations: Activations::F32, ..PlanOptions::new(5, 5, KvFormat::F32) };
+        let options = PlanOptions { activations: Activations::F32, ..PlanOptions::new(5, 5, KvFormat::F32) };
         let plan = lower(&rig.graph, &rig.layouts(caps), caps, &options).unwrap();
         let found = rig.run(&gpu, caps, &plan, std::slice::from_ref(&batch), 64);
         let expected = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap().logits(&batch).unwrap();

@@ -1,10 +1,12 @@
 //! Hyperparameters under Hugging Face's key names, read from a `config.json` of transformers
 //! 4 or 5, or from GGUF metadata.
 
+use std::path::Path;
+
 use crate::error::{Error, Result};
 use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::graph::Rope;
-use crate::model::rope;
+use crate::model::{rope, smollm3};
 
 /// Larger sizes than any model's are refused, so that no product of them overflows.
 const MAX_SIZE: usize = 1 << 24;
@@ -140,9 +142,23 @@ impl Config {
         Ok(config)
     }
 
-    /// Writes what [`Self::from_gguf`] reads, and what other engines want besides.
-    pub fn to_gguf(&self, writer: &mut GgufWriter) {
-        let arch = self.model_type.as_str();
+    /// Writes what [`Self::from_gguf`] reads, and what other engines want besides; answers vectors
+    /// that belong into the file. What GGUF has no key for is an error.
+    pub fn to_gguf(&self, path: &Path, writer: &mut GgufWriter) -> Result<Vec<(&'static str, Vec<f32>)>> {
+        let architecture = super::architecture(&self.model_type)?;
+        let arch = architecture.gguf_name;
+        let cannot = |key: &str, what: &str| Error::Config {
+            path: path.to_path_buf(),
+            key: key.to_string(),
+            message: format!("GGUF has no key for {what} of '{}'", self.model_type),
+        };
+        if self.window.is_some_and(|w| w < self.max_position_embeddings) && !self.sliding_layers.is_empty() {
+            return Err(cannot("sliding_window", "the windows"));
+        }
+        if self.unrotated_layers != if arch == "smollm3" { smollm3::usual(self) } else { Vec::new() } {
+            return Err(cannot("no_rope_layers", "these layers without rotation"));
+        }
+        writer.string("general.architecture", arch);
         let sizes = [
             ("max_position_embeddings", self.max_position_embeddings),
             ("hidden_size", self.hidden_size),
@@ -160,6 +176,7 @@ impl Config {
         }
         writer.f32(&gguf_key(arch, "rms_norm_eps"), self.rms_norm_eps);
         writer.f32(&gguf_key(arch, "rope.freq_base"), self.rope.theta as f32);
+        rope::to_gguf(&self.rope, arch, writer).ok_or_else(|| cannot("rope_type", "dynamic scaling"))
     }
 
     /// Values that one token adds to the cache, over all layers.

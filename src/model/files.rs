@@ -133,6 +133,12 @@ impl ModelFiles {
         spec.parts.iter().map(|part| Ok(self.describe(&part.tensor)?.0)).collect()
     }
 
+    /// Row of the stored tensor that is row `row` of `part` in a GGUF file.
+    pub(super) fn gguf_row(&self, part: &Part, row: usize) -> usize {
+        let neighbours = architecture(&self.config.model_type).is_ok_and(|a| a.neighbours);
+        if neighbours { self.stored_row(part, row) } else { row }
+    }
+
     /// Row of the stored tensor that is row `row` of `part`.
     pub fn stored_row(&self, part: &Part, row: usize) -> usize {
         match part.order {

@@ -34,8 +34,10 @@ use crate::tokenizer::Tokenizer;
 
 /// A model_type that can be run.
 pub struct Architecture {
-    /// `model_type` in a config.json, and `general.architecture` in GGUF.
+    /// `model_type` in a config.json.
     pub model_type: &'static str,
+    /// `general.architecture` in GGUF.
+    pub gguf_name: &'static str,
     /// What the type's `config.json` says beyond the keys that all have.
     pub config: fn(&JsonFile, &mut Config) -> Result<()>,
     /// The same for its GGUF metadata.
@@ -48,6 +50,7 @@ pub struct Architecture {
 
 const LLAMA: Architecture = Architecture {
     model_type: "llama",
+    gguf_name: "llama",
     config: |_, _| Ok(()),
     gguf: |_, _| Ok(()),
     neighbours: true,
@@ -58,8 +61,20 @@ const LLAMA: Architecture = Architecture {
 pub static ARCHITECTURES: [Architecture; 4] = [
     LLAMA,
     Architecture { model_type: "mistral", config: mistral::config, ..LLAMA },
-    Architecture { model_type: "qwen2", config: qwen2::config, neighbours: false, ..LLAMA },
-    Architecture { model_type: "smollm3", config: smollm3::config, gguf: smollm3::gguf, ..LLAMA },
+    Architecture {
+        model_type: "qwen2",
+        gguf_name: "qwen2",
+        config: qwen2::config,
+        neighbours: false,
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "smollm3",
+        gguf_name: "smollm3",
+        config: smollm3::config,
+        gguf: smollm3::gguf,
+        ..LLAMA
+    },
 ];
 
 /// The architecture of `model_type`.

@@ -127,16 +127,15 @@ impl Quantize {
         let config = from.config();
         let mut writer = GgufWriter::default();
         let name = from.path().canonicalize().unwrap_or_default();
-        writer.string("general.architecture", &config.model_type);
+        let vectors = config.to_gguf(from.path(), &mut writer)?;
         writer.string("general.name", &name.file_name().unwrap_or_default().to_string_lossy());
-        config.to_gguf(&mut writer);
         writer.vocab(&Tokenizer::vocab(from.path(), config.vocab_size)?);
 
         let graph = from.graph();
         let matrices = graph.weights.iter().flat_map(|w| &w.parts);
-        let vectors = graph.vectors.iter().flat_map(|v| &v.parts);
+        let gains = graph.vectors.iter().flat_map(|v| &v.parts);
         // Columns are put back in the order of the inputs, for which GGUF has no other.
-        let parts = matrices.chain(vectors.filter(|part| !part.tensor.ends_with(ORDER)));
+        let parts = matrices.chain(gains.filter(|part| !part.tensor.ends_with(ORDER)));
         let tensors = parts
             .clone()
             .map(|part| {
@@ -144,6 +143,10 @@ impl Quantize {
                 let origin = Origin::Folder(from, part);
                 Ok(Stored { name: names::gguf(&part.tensor), format, shape, origin })
             })
+            .chain(vectors.iter().map(|(name, values)| {
+                let (name, shape) = ((*name).to_string(), vec![values.len()]);
+                Ok(Stored { name, format: VECTORS, shape, origin: Origin::Values(from, values) })
+            }))
             .collect::<Result<Vec<_>>>()?;
         let used: HashSet<&str> = parts.clone().map(|part| part.tensor.as_str()).collect();
         let left = from.tensors().into_iter().map(|(name, ..)| name).filter(|name| !used.contains(name));
@@ -198,13 +201,15 @@ enum Origin<'a> {
     Gguf(&'a Gguf, &'a str),
     /// With rows in the order of GGUF.
     Folder(&'a ModelFiles, &'a Part),
+    /// A vector that is no tensor of the folder.
+    Values(&'a ModelFiles, &'a [f32]),
 }
 
 impl Origin<'_> {
     fn path(&self) -> &Path {
         match self {
             Self::Gguf(gguf, _) => gguf.path(),
-            Self::Folder(files, _) => files.path(),
+            Self::Folder(files, _) | Self::Values(files, _) => files.path(),
         }
     }
 
@@ -215,13 +220,18 @@ impl Origin<'_> {
                 problems: vec![format!("{name}: missing")],
             }),
             Self::Folder(files, part) => files.tensor(&part.tensor),
+            Self::Values(_, values) => Ok(HostTensor {
+                format: VECTORS,
+                shape: vec![values.len()],
+                bytes: bytemuck::cast_slice(values).into(),
+            }),
         }
     }
 
     /// Where the values of a row belong, if not where they are.
     fn input_order(&self) -> Option<&[u32]> {
         match self {
-            Self::Gguf(..) => None,
+            Self::Gguf(..) | Self::Values(..) => None,
             Self::Folder(files, part) => files.input_order(&part.tensor),
         }
     }
@@ -229,8 +239,8 @@ impl Origin<'_> {
     /// The stored row that becomes row `row`.
     fn row(&self, row: usize) -> usize {
         match self {
-            Self::Gguf(..) => row,
-            Self::Folder(files, part) => files.stored_row(part, row),
+            Self::Gguf(..) | Self::Values(..) => row,
+            Self::Folder(files, part) => files.gguf_row(part, row),
         }
     }
 }
@@ -239,7 +249,7 @@ impl Stored<'_> {
     fn write(&self, format: WeightFormat, out: &mut impl Write, path: &Path) -> Result<()> {
         let failed = |e| Error::io(path, e);
         let tensor = self.origin.tensor()?;
-        if format == tensor.format && matches!(self.origin, Origin::Gguf(..)) {
+        if format == tensor.format && !matches!(self.origin, Origin::Folder(..)) {
             return out.write_all(&tensor.bytes).map_err(failed);
         }
         // The order of a vector's values is one of rows, too.

@@ -7,7 +7,8 @@ use crate::model::Config;
 
 /// What its `config.json` leaves unsaid, and its windows.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
-    config.attention_bias = true;
+    // Whatever keys of other types a file has.
+    (config.attention_bias, config.attention_output_bias, config.mlp_bias) = (true, false, false);
     if json.opt_bool("use_sliding_window")?.unwrap_or(false) {
         // The first layers see all positions.
         let whole = json.opt_usize("max_window_layers")?.unwrap_or(28);

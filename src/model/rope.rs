@@ -1,7 +1,7 @@
 //! The rotation of positions, as configurations and GGUF metadata describe it.
 
 use crate::error::{Error, Result};
-use crate::files::{Gguf, JsonFile};
+use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::graph::{Rope, RopeScaling, yarn_magnitude};
 use crate::host::TensorSource;
 use crate::quant;
@@ -181,4 +181,42 @@ pub fn from_gguf(gguf: &Gguf, arch: &str, head_dim: usize, positions: usize) -> 
     };
     let theta = number("freq_base")?.unwrap_or(10_000.0);
     Ok(Rope { theta, rotated: turning, scaling })
+}
+
+/// Writes what [`from_gguf`] reads, but for the base and the number of values that turn; answers
+/// vectors that belong into the file. None for a scaling that GGUF does not know.
+pub fn to_gguf(rope: &Rope, arch: &str, writer: &mut GgufWriter) -> Option<Vec<(&'static str, Vec<f32>)>> {
+    let key = |name: &str| format!("{arch}.rope.scaling.{name}");
+    let floats = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<_>>();
+    let mut vectors = Vec::new();
+    match &rope.scaling {
+        RopeScaling::Default => (),
+        RopeScaling::Linear { factor } => {
+            writer.string(&key("type"), "linear");
+            writer.f32(&key("factor"), *factor as f32);
+        }
+        RopeScaling::Yarn { factor, positions, fast, slow, magnitude, truncate: true } => {
+            writer.string(&key("type"), "yarn");
+            writer.f32(&key("factor"), *factor as f32);
+            writer.u32(&key("original_context_length"), u32::try_from(*positions).unwrap_or(u32::MAX));
+            writer.f32(&key("attn_factor"), (magnitude / yarn_magnitude(*factor, 1.0)) as f32);
+            writer.f32(&key("yarn_beta_fast"), *fast as f32);
+            writer.f32(&key("yarn_beta_slow"), *slow as f32);
+        }
+        RopeScaling::Llama3 { .. } => {
+            let plain = Rope::plain(rope.theta, rope.rotated).rotations(0).inv_freq;
+            let scaled = rope.rotations(0).inv_freq;
+            let divisors: Vec<f64> =
+                plain.iter().zip(&scaled).map(|(plain, scaled)| plain / scaled).collect();
+            vectors.push(("rope_freqs.weight", floats(&divisors)));
+        }
+        RopeScaling::Long { short, long, positions, magnitude } => {
+            writer.u32(&key("original_context_length"), u32::try_from(*positions).unwrap_or(u32::MAX));
+            writer.f32(&key("attn_factor"), *magnitude as f32);
+            vectors.push(("rope_factors_short.weight", floats(short)));
+            vectors.push(("rope_factors_long.weight", floats(long)));
+        }
+        RopeScaling::Dynamic { .. } | RopeScaling::Yarn { .. } => return None,
+    }
+    Some(vectors)
 }

@@ -29,8 +29,13 @@ pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
 
 /// GGUF has no key for it.
 pub fn gguf(_: &Gguf, config: &mut Config) -> Result<()> {
-    config.unrotated_layers = every(INTERVAL, config.num_hidden_layers);
+    config.unrotated_layers = usual(config);
     Ok(())
+}
+
+/// The layers without rotation that a GGUF file has.
+pub fn usual(config: &Config) -> Vec<usize> {
+    every(INTERVAL, config.num_hidden_layers)
 }
 
 fn every(interval: usize, layers: usize) -> Vec<usize> {
