@@ -186,3 +186,75 @@ impl Rotations {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frequencies of some pairs, computed apart from this by the formulas of the papers and of
+    /// Hugging Face's transformers 5.
+    fn check(rope: &Rope, length: usize, expected: &[(usize, f64)]) {
+        let found = rope.rotations(length).inv_freq;
+        assert_eq!(found.len(), rope.rotated / 2);
+        for (pair, value) in expected {
+            let error = (found[*pair] / value - 1.0).abs();
+            assert!(error < 1e-12, "{:?}, pair {pair}: {} instead of {value}", rope.scaling, found[*pair]);
+        }
+    }
+
+    #[test]
+    fn yarn_mixes_between_slow_and_fast_pairs() {
+        let magnitude = yarn_magnitude(4.0, 1.0);
+        assert!((magnitude - 1.138_629_436_111_989).abs() < 1e-12);
+        let (fast, slow) = (32.0, 1.0);
+        let scaling =
+            RopeScaling::Yarn { factor: 4.0, positions: 32768, fast, slow, truncate: true, magnitude };
+        let rope = Rope { theta: 1e6, rotated: 128, scaling };
+        let expected = [
+            (0, 1.0),
+            (20, 0.013_335_214_321_633_24),
+            (30, 0.001_064_360_981_247_001_7),
+            (40, 4.445_698_525_097_307e-5),
+            (63, 3.102_344_401_879_299e-7),
+        ];
+        check(&rope, 0, &expected);
+        let (cos, sin) = rope.rotations(0).at(0, 5);
+        assert_eq!((cos, sin), (magnitude, 0.0));
+    }
+
+    #[test]
+    fn a_context_beyond_the_training_changes_the_base() {
+        let scaling = RopeScaling::Dynamic { factor: 2.0, positions: 2048 };
+        let rope = Rope { theta: 1e4, rotated: 64, scaling };
+        check(&rope, 2048, &[(0, 1.0), (16, 0.01)]);
+        let expected =
+            [(1, 0.704_269_325_216_553_3), (16, 0.003_662_860_395_123_453), (31, 1.905_030_617_376_177e-5)];
+        check(&rope, 8192, &expected);
+    }
+
+    #[test]
+    fn wavelengths_decide_in_llama_3() {
+        let scaling = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, positions: 8192 };
+        let rope = Rope { theta: 5e5, rotated: 128, scaling };
+        let expected = [
+            (28, 0.003_211_445_994_752_591_3),
+            (30, 0.001_371_893_567_761_138_1),
+            (35, 9.556_212_353_964_683e-5),
+            (40, 3.428_102_195_952_591e-5),
+            (63, 3.068_925_988_914_511e-7),
+        ];
+        check(&rope, 0, &expected);
+    }
+
+    #[test]
+    fn long_contexts_have_factors_of_their_own() {
+        let (short, long) = (vec![1.0, 2.0], vec![4.0, 8.0]);
+        let scaling = RopeScaling::Long { short, long, positions: 100, magnitude: 1.5 };
+        let rope = Rope { theta: 1e4, rotated: 4, scaling };
+        check(&rope, 100, &[(0, 1.0), (1, 0.005)]);
+        check(&rope, 101, &[(0, 0.25), (1, 0.00125)]);
+        // The coarse half of the tables has the magnitude, so that products have it once.
+        let tables = rope.rotations(100).tables(1);
+        assert_eq!((tables[0], tables[2 * ROPE_FINE]), ([1.0, 0.0], [1.5, 0.0]));
+    }
+}
