@@ -1,9 +1,10 @@
-// y[t, i] = a[t, i] + b[t, i]
+// y[t, i] = a[t, i] + scale b[t, i]
 //
 // Grid   flat over n_tokens x n / 4: one invocation per four values.
 // Links  step, lane_thread
 struct Params {
     quads: u32,  // stored row, in vectors of four
+    scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;        // [T, n]
@@ -14,6 +15,6 @@ struct Params {
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let at = team.index;
     if (at < n_tokens() * p.quads) {
-        y[at] = a[at] + b[at];
+        y[at] = a[at] + p.scale * b[at];
     }
 }

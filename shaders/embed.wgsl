@@ -1,4 +1,4 @@
-// y[t, :] = E[id_t, :]
+// y[t, :] = scale E[id_t, :]
 //
 // Grid   flat over n_tokens x k / 32: one invocation per group of 32 weights.
 // Links  step, lane_thread, weight_*, bytes_*, order_*
@@ -9,6 +9,7 @@ struct Params {
     groups: u32,     // of 32 weights in a row
     first_row: u32,  // of this shard
     rows: u32,       // in this shard
+    scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;             // [rows, k] packed
@@ -33,6 +34,6 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             let dm = scale_min(b, i);
             v = v * dm.x + dm.y;
         }
-        y[(t * p.groups + g) * 8u + i] = v;
+        y[(t * p.groups + g) * 8u + i] = v * p.scale;
     }
 }

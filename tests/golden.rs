@@ -220,7 +220,8 @@ fn smollm2_gives_the_golden_inside_the_layers() {
     }
 }
 
-const FAMILIES: [&str; 8] = [
+const FAMILIES: [&str; 9] = [
+    "granite",
     "llama-mha",
     "llama-gqa",
     "llama-mqa",

@@ -256,8 +256,12 @@ impl Case {
         let mut graph = Graph::new(Rope::plain(1e4, 2));
         let table = graph.weight(matrix("table", 2, width))?;
         let part = Tensor { tensor: "gain".to_string(), rows: width, order: RowOrder::Stored };
-        let gain =
-            graph.vector(VectorSpec { name: "gain".to_string(), parts: vec![part], interleaved: false });
+        let gain = graph.vector(VectorSpec {
+            name: "gain".to_string(),
+            parts: vec![part],
+            interleaved: false,
+            scale: 1.0,
+        });
         let x = graph.embed("x", table);
         graph.rms_norm("y", x, gain, 1e-5, Rows::Tokens)?;
         let formats = (WeightFormat::F32, KvFormat::F32);

@@ -63,8 +63,13 @@ impl Graph {
 
     /// Rows of `table` for the tokens' ids.
     pub fn embed(&mut self, name: &str, table: WeightId) -> NodeId {
+        self.embed_scaled(name, table, 1.0)
+    }
+
+    /// As [`embed`](Self::embed), times a factor.
+    pub fn embed_scaled(&mut self, name: &str, table: WeightId, scale: f32) -> NodeId {
         let width = self.weights[table.0].cols;
-        self.push(name, Op::Embed { table }, vec![], width, Rows::Tokens)
+        self.push(name, Op::Embed { table, scale }, vec![], width, Rows::Tokens)
     }
 
     /// Normalises the rows of `x`, or only those whose logits are wanted.
@@ -163,11 +168,16 @@ impl Graph {
 
     /// a + b.
     pub fn add(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId> {
+        self.add_scaled(name, a, b, 1.0)
+    }
+
+    /// a + scale b.
+    pub fn add_scaled(&mut self, name: &str, a: NodeId, b: NodeId, scale: f32) -> Result<NodeId> {
         let width = self.nodes[a.0].width;
         self.expect(name, "width of the second operand", width, self.nodes[b.0].width)?;
         self.expect_tokens(name, a)?;
         self.expect_tokens(name, b)?;
-        Ok(self.push(name, Op::Add, vec![a, b], width, Rows::Tokens))
+        Ok(self.push(name, Op::Add { scale }, vec![a, b], width, Rows::Tokens))
     }
 
     /// The values of each row of `x` in another order.
@@ -232,7 +242,8 @@ mod tests {
     fn a_bias_of_the_wrong_length_is_refused() {
         let (mut g, x) = graph();
         let w = g.weight(matrix(4, 16)).unwrap();
-        let b = g.vector(VectorSpec { name: "b".into(), parts: vec![part(5)], interleaved: false });
+        let b =
+            g.vector(VectorSpec { name: "b".into(), parts: vec![part(5)], interleaved: false, scale: 1.0 });
         assert!(g.linear("y", x, w, Some(b)).unwrap_err().to_string().contains("length of the bias"));
     }
 
@@ -253,7 +264,8 @@ mod tests {
     #[test]
     fn rows_of_outputs_go_into_nothing_that_needs_all_tokens() {
         let (mut g, x) = graph();
-        let norm = g.vector(VectorSpec { name: "n".into(), parts: vec![part(16)], interleaved: false });
+        let norm =
+            g.vector(VectorSpec { name: "n".into(), parts: vec![part(16)], interleaved: false, scale: 1.0 });
         let y = g.rms_norm("y", x, norm, 1e-5, Rows::Outputs).unwrap();
         assert!(g.rms_norm("z", y, norm, 1e-5, Rows::Outputs).is_err());
         assert!(g.swiglu("z", y).is_err());

@@ -16,7 +16,7 @@ impl Op {
             Self::AttentionSplit { .. } => "attention_split",
             Self::AttentionMerge { .. } => "attention_merge",
             Self::SwiGlu => "swiglu",
-            Self::Add => "add",
+            Self::Add { .. } => "add",
             Self::Permute { .. } => "permute",
             Self::FusedLinear { .. } => "fused_linear",
             Self::LinearSplit { .. } => "linear_split",
@@ -36,7 +36,7 @@ impl fmt::Display for Graph {
                 Op::Linear { weight, .. }
                 | Op::FusedLinear { weight, .. }
                 | Op::LinearSplit { weight, .. }
-                | Op::Embed { table: weight } => {
+                | Op::Embed { table: weight, .. } => {
                     write!(f, " {}", self.weights[weight.0].name)?;
                 }
                 Op::RmsNorm { weight, .. } => write!(f, " {}", self.vectors[weight.0].name)?,

@@ -79,6 +79,8 @@ pub struct VectorSpec {
     pub parts: Vec<Part>,
     /// Whether the parts' values alternate.
     pub interleaved: bool,
+    /// Factor of the stored values.
+    pub scale: f32,
 }
 
 impl VectorSpec {
@@ -123,10 +125,12 @@ impl Scores {
 /// An operation. T is the number of tokens in the batch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
-    /// Token ids -> `[T, cols]`: rows of a table.
+    /// Token ids -> `[T, cols]`: rows of a table, times a factor.
     Embed {
         /// The table `[vocab, cols]`.
         table: WeightId,
+        /// The factor.
+        scale: f32,
     },
     /// x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019).
     RmsNorm {
@@ -183,8 +187,11 @@ pub enum Op {
     },
     /// `[T, 2 n]` (gate and up alternating) -> `[T, n]`: silu(gate) up (Shazeer 2020).
     SwiGlu,
-    /// a + b.
-    Add,
+    /// a + scale b.
+    Add {
+        /// The factor.
+        scale: f32,
+    },
     /// Values of a row in another order: value i of the result is value order(i) of x.
     Permute {
         /// The places, as numbers.
@@ -281,7 +288,7 @@ impl Graph {
     /// Ids that every embedding table has a row for.
     pub fn vocab(&self) -> usize {
         let rows = |n: &Node| match n.op {
-            Op::Embed { table } => Some(self.weights[table.0].rows),
+            Op::Embed { table, .. } => Some(self.weights[table.0].rows),
             _ => None,
         };
         self.nodes.iter().filter_map(rows).min().unwrap_or(usize::MAX)

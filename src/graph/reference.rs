@@ -76,10 +76,10 @@ impl<'a> Reference<'a> {
 
     fn node(&mut self, node: &Node, inputs: &[&[f32]], batch: &Batch) -> Result<Vec<f32>> {
         Ok(match node.op {
-            Op::Embed { table } => {
+            Op::Embed { table, scale } => {
                 let table = &self.weights[table.0];
-                let row = |id: u32| &table[id as usize * node.width..][..node.width];
-                batch.tokens.iter().flat_map(|t| row(t.id).to_vec()).collect()
+                let row = |id: u32| table[id as usize * node.width..][..node.width].iter();
+                batch.tokens.iter().flat_map(|t| row(t.id).map(|v| v * scale)).collect()
             }
             Op::RmsNorm { weight, eps } => {
                 let rows: Vec<usize> = match node.rows {
@@ -103,7 +103,7 @@ impl<'a> Reference<'a> {
                 let rows = inputs[0].chunks_exact(order.len());
                 rows.flat_map(|row| order.iter().map(|place| row[*place as usize])).collect()
             }
-            Op::Add => inputs[0].iter().zip(inputs[1]).map(|(a, b)| a + b).collect(),
+            Op::Add { scale } => inputs[0].iter().zip(inputs[1]).map(|(a, b)| a + scale * b).collect(),
             Op::FusedLinear { .. }
             | Op::LinearSplit { .. }
             | Op::LinearMerge { .. }

@@ -6,7 +6,7 @@ use crate::shape::padded;
 
 params! {
     /// Params of [`ADD`].
-    AddParams { quads: u32 }
+    AddParams { quads: u32, scale: f32 }
 }
 
 kernel!(ADD, "add", AddParams, [a: Read, b: Read, y: Write], variants);
@@ -20,12 +20,12 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 }
 
 /// One invocation for four values of a row of `width`.
-pub fn select(width: usize, caps: &Caps) -> Dispatch {
+pub fn select(width: usize, scale: f32, caps: &Caps) -> Dispatch {
     let wg = tuning::flat(caps);
     let quads = padded(width) as u32 / 4;
     Dispatch {
         variant: variant(wg),
-        params: AddParams { quads }.words(),
+        params: AddParams { quads, scale }.words(),
         grid: Grid::Flat { per_row: quads, per_group: wg },
         rows: Rows::Tokens,
     }

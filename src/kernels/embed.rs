@@ -7,7 +7,7 @@ use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params, tuning
 
 params! {
     /// Params of [`EMBED`].
-    EmbedParams { groups: u32, first_row: u32, rows: u32 }
+    EmbedParams { groups: u32, first_row: u32, rows: u32, scale: f32 }
 }
 
 kernel!(EMBED, "embed", EmbedParams, [w: Read, scales: Read, y: Write], variants);
@@ -25,6 +25,8 @@ pub struct Embed {
     pub first_row: usize,
     /// Rows in the shard.
     pub rows: usize,
+    /// Factor of the values.
+    pub scale: f32,
 }
 
 fn variant(format: WeightFormat, order: Order, wg: u32) -> Variant {
@@ -42,8 +44,13 @@ pub fn select(problem: &Embed, caps: &Caps) -> Dispatch {
     let groups = problem.width.div_ceil(crate::shape::GROUP) as u32;
     Dispatch {
         variant: variant(problem.format, problem.order, wg),
-        params: EmbedParams { groups, first_row: problem.first_row as u32, rows: problem.rows as u32 }
-            .words(),
+        params: EmbedParams {
+            groups,
+            first_row: problem.first_row as u32,
+            rows: problem.rows as u32,
+            scale: problem.scale,
+        }
+        .words(),
         grid: Grid::Flat { per_row: groups, per_group: wg },
         rows: Rows::Tokens,
     }

@@ -51,6 +51,14 @@ pub struct Config {
     pub window: Option<usize>,
     /// Layers that see no more than the window.
     pub sliding_layers: Vec<usize>,
+    /// Factor of the embedding.
+    pub embedding_scale: f32,
+    /// Factor of the scores, if not 1 / sqrt(head_dim).
+    pub attention_scale: Option<f32>,
+    /// Factor of what layers add to the residual stream.
+    pub residual_scale: f32,
+    /// Factor of the logits.
+    pub logits_scale: f32,
 }
 
 impl Config {
@@ -92,6 +100,10 @@ impl Config {
             unrotated_layers: Vec::new(),
             window: None,
             sliding_layers: Vec::new(),
+            embedding_scale: 1.0,
+            attention_scale: None,
+            residual_scale: 1.0,
+            logits_scale: 1.0,
         };
         config.validate(|key, message| json.error(key, message))?;
         (architecture.config)(json, &mut config)?;
@@ -136,6 +148,10 @@ impl Config {
             unrotated_layers: Vec::new(),
             window: None,
             sliding_layers: Vec::new(),
+            embedding_scale: 1.0,
+            attention_scale: None,
+            residual_scale: 1.0,
+            logits_scale: 1.0,
         };
         config.validate(|name, message| gguf.error(&gguf_key(arch, name), message))?;
         (architecture.gguf)(gguf, &mut config)?;
@@ -175,6 +191,12 @@ impl Config {
             writer.u32(&gguf_key(arch, name), u32::try_from(size).unwrap_or(u32::MAX));
         }
         writer.f32(&gguf_key(arch, "rms_norm_eps"), self.rms_norm_eps);
+        if arch == "granite" {
+            writer.f32("granite.embedding_scale", self.embedding_scale);
+            writer.f32("granite.residual_scale", self.residual_scale);
+            writer.f32("granite.logit_scale", 1.0 / self.logits_scale);
+            self.attention_scale.inspect(|scale| writer.f32("granite.attention.scale", *scale));
+        }
         writer.f32(&gguf_key(arch, "rope.freq_base"), self.rope.theta as f32);
         rope::to_gguf(&self.rope, arch, writer).ok_or_else(|| cannot("rope_type", "dynamic scaling"))
     }

@@ -240,6 +240,7 @@ impl ModelFiles {
             let tensor = self.tensor(&part.tensor)?;
             let mut stored = vec![0.0; tensor.len()];
             quant::decode(tensor.format, &tensor.bytes, &mut stored);
+            stored.iter_mut().for_each(|value| *value *= spec.scale);
             columns.push((0..part.rows).map(|r| stored[self.stored_row(part, r)]).collect::<Vec<_>>());
         }
         if !spec.interleaved {
@@ -269,7 +270,12 @@ fn ordered(graph: Graph, container: &Container, path: &Path) -> Result<Graph> {
         Ok(order(first).map(|inputs| {
             let tensor = format!("{}{ORDER}", first.tensor);
             let part = Part { tensor, rows: inputs.len(), order: RowOrder::Stored };
-            VectorSpec { name: format!("{}_order", spec.name), parts: vec![part], interleaved: false }
+            VectorSpec {
+                name: format!("{}_order", spec.name),
+                parts: vec![part],
+                interleaved: false,
+                scale: 1.0,
+            }
         }))
     })
 }

@@ -12,12 +12,13 @@ use crate::shape::Rows;
 pub fn graph(config: &Config) -> Result<Graph> {
     let mut build = Builder { config, graph: Graph::new(config.rope.clone()) };
     let table = build.matrix("embed", config.hidden_size, &[("model.embed_tokens", config.vocab_size)])?;
-    let mut x = build.graph.embed("embed", table);
+    let mut x = build.graph.embed_scaled("embed", table, config.embedding_scale);
     for layer in 0..config.num_hidden_layers {
         x = build.attention(layer, x)?;
         x = build.feed_forward(layer, x)?;
     }
-    let norm = build.norm("norm", "model.norm.weight".to_string());
+    // The logits are linear in the factors of the last norm.
+    let norm = build.norm("norm", "model.norm.weight".to_string(), config.logits_scale);
     let x = build.graph.rms_norm("norm", x, norm, config.rms_norm_eps, Rows::Outputs)?;
     let head = if config.tie_word_embeddings {
         table
@@ -41,7 +42,7 @@ impl Builder<'_> {
         let name = |suffix: &str| format!("layers.{layer}.{suffix}");
         let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
 
-        let norm = self.norm(&name("attn_norm"), tensor("input_layernorm.weight"));
+        let norm = self.norm(&name("attn_norm"), tensor("input_layernorm.weight"), 1.0);
         let h = self.graph.rms_norm(&name("attn_norm"), x, norm, config.rms_norm_eps, Rows::Tokens)?;
 
         let order = RowOrder::Rotary { head_dim, rotated: config.rope.rotated };
@@ -65,13 +66,19 @@ impl Builder<'_> {
             interleaved: false,
         })?;
         let bias = config.attention_bias.then(|| {
-            self.graph.vector(VectorSpec { name: name("qkv_bias"), parts: parts("bias"), interleaved: false })
+            self.graph.vector(VectorSpec {
+                name: name("qkv_bias"),
+                parts: parts("bias"),
+                interleaved: false,
+                scale: 1.0,
+            })
         });
         let qkv = self.graph.linear(&name("qkv"), h, qkv, bias)?;
         let rope = (!config.unrotated_layers.contains(&layer)).then_some(RopeId(0));
         let q = self.graph.rope_kv_by(&name("q"), qkv, Heads { heads, kv_heads, head_dim }, rope)?;
         let window = config.window.filter(|_| config.sliding_layers.contains(&layer));
-        let scores = Scores { scale: 1.0 / (head_dim as f32).sqrt(), window };
+        let scale = config.attention_scale.unwrap_or(1.0 / (head_dim as f32).sqrt());
+        let scores = Scores { scale, window };
         let attn = self.graph.attention_by(&name("attn"), q, scores)?;
 
         let o_proj = tensor("self_attn.o_proj");
@@ -80,7 +87,7 @@ impl Builder<'_> {
             .attention_output_bias
             .then(|| self.bias(&name("o_bias"), &[(&o_proj, config.hidden_size)]));
         let out = self.graph.linear(&name("o"), attn, out, bias)?;
-        self.graph.add(&name("attn_out"), x, out)
+        self.graph.add_scaled(&name("attn_out"), x, out, config.residual_scale)
     }
 
     fn feed_forward(&mut self, layer: usize, x: NodeId) -> Result<NodeId> {
@@ -88,7 +95,7 @@ impl Builder<'_> {
         let name = |suffix: &str| format!("layers.{layer}.{suffix}");
         let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
 
-        let norm = self.norm(&name("mlp_norm"), tensor("post_attention_layernorm.weight"));
+        let norm = self.norm(&name("mlp_norm"), tensor("post_attention_layernorm.weight"), 1.0);
         let h = self.graph.rms_norm(&name("mlp_norm"), x, norm, config.rms_norm_eps, Rows::Tokens)?;
 
         let (gate, up) = (tensor("mlp.gate_proj"), tensor("mlp.up_proj"));
@@ -103,12 +110,12 @@ impl Builder<'_> {
         let weight = self.matrix(&name("down"), wide, &[(&down, config.hidden_size)])?;
         let bias = config.mlp_bias.then(|| self.bias(&name("down_bias"), &[(&down, config.hidden_size)]));
         let h = self.graph.linear(&name("down"), h, weight, bias)?;
-        self.graph.add(&name("out"), x, h)
+        self.graph.add_scaled(&name("out"), x, h, config.residual_scale)
     }
 
-    fn norm(&mut self, name: &str, tensor: String) -> VectorId {
+    fn norm(&mut self, name: &str, tensor: String, scale: f32) -> VectorId {
         let part = Part { tensor, rows: self.config.hidden_size, order: RowOrder::Stored };
-        self.graph.vector(VectorSpec { name: name.to_string(), parts: vec![part], interleaved: false })
+        self.graph.vector(VectorSpec { name: name.to_string(), parts: vec![part], interleaved: false, scale })
     }
 
     /// A matrix of one tensor, or of several whose rows alternate.
@@ -127,6 +134,7 @@ impl Builder<'_> {
             name: name.to_string(),
             parts: stored(tensors, "bias"),
             interleaved: tensors.len() > 1,
+            scale: 1.0,
         })
     }
 }

@@ -4,6 +4,7 @@
 
 mod config;
 mod files;
+mod granite;
 mod grouped;
 pub mod kv;
 mod llama;
@@ -58,8 +59,15 @@ const LLAMA: Architecture = Architecture {
 };
 
 /// All model_types.
-pub static ARCHITECTURES: [Architecture; 4] = [
+pub static ARCHITECTURES: [Architecture; 5] = [
     LLAMA,
+    Architecture {
+        model_type: "granite",
+        gguf_name: "granite",
+        config: granite::config,
+        gguf: granite::gguf,
+        ..LLAMA
+    },
     Architecture { model_type: "mistral", config: mistral::config, ..LLAMA },
     Architecture {
         model_type: "qwen2",

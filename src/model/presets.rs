@@ -120,6 +120,10 @@ impl Config {
             unrotated_layers: Vec::new(),
             window: None,
             sliding_layers: Vec::new(),
+            embedding_scale: 1.0,
+            attention_scale: None,
+            residual_scale: 1.0,
+            logits_scale: 1.0,
         })
     }
 }

@@ -83,7 +83,7 @@ impl Linear {
 fn residual_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
     for at in 0..graph.nodes.len() {
         let node = &graph.nodes[at];
-        if node.op != Op::Add {
+        if node.op != (Op::Add { scale: 1.0 }) {
             continue;
         }
         let [a, b] = [node.inputs[0], node.inputs[1]];

@@ -142,7 +142,7 @@ impl Lowering<'_> {
         let input = |k: usize| node.inputs.get(k).map_or(out, |n| self.slot(n.0));
         let kv = self.options.kv;
         match node.op {
-            Op::Embed { table } => self.embed(i, table),
+            Op::Embed { table, scale } => self.embed(i, table, scale),
             Op::RmsNorm { weight, eps } => {
                 let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows };
                 let bindings = vec![input(0), Resource::Vector(weight), out];
@@ -185,9 +185,9 @@ impl Lowering<'_> {
                 let bindings = vec![input(0), Resource::Vector(order), out];
                 self.push(i, permute::select(node.width, node.rows, caps), bindings, None);
             }
-            Op::Add => {
+            Op::Add { scale } => {
                 let bindings = vec![input(0), input(1), out];
-                self.push(i, add::select(node.width, caps), bindings, None);
+                self.push(i, add::select(node.width, scale, caps), bindings, None);
             }
         }
     }
@@ -231,7 +231,7 @@ impl Lowering<'_> {
         self.push(i, tiled.unwrap_or_else(|| attention::select(&problem, self.caps)), bindings, None);
     }
 
-    fn embed(&mut self, i: usize, table: WeightId) {
+    fn embed(&mut self, i: usize, table: WeightId, scale: f32) {
         let layouts = self.layouts;
         for (shard, s) in layouts[table.0].shards.iter().enumerate().filter(|(_, s)| s.rows > 0) {
             let problem = embed::Embed {
@@ -240,6 +240,7 @@ impl Lowering<'_> {
                 width: self.graph.nodes[i].width,
                 first_row: s.first,
                 rows: s.rows,
+                scale,
             };
             let bindings = vec![
                 Resource::Quants { weight: table, shard },

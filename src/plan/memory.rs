@@ -93,7 +93,7 @@ mod tests {
         let w = g.weight(spec).unwrap();
         g.embed("n0", w);
         let part = Part { tensor: "v".into(), rows: 8, order: RowOrder::Stored };
-        let v = g.vector(VectorSpec { name: "v".into(), parts: vec![part], interleaved: false });
+        let v = g.vector(VectorSpec { name: "v".into(), parts: vec![part], interleaved: false, scale: 1.0 });
         for (i, &(kind, a, b)) in choices.iter().enumerate() {
             let n = g.nodes.len();
             let (a, b) = (NodeId(a % n), NodeId(b % n));

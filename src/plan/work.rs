@@ -114,7 +114,7 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
     let moved = (read + node.width) * F32;
     let plain = |row_bytes, row_flops| Work { row_bytes, row_flops, ..Work::default() };
     match node.op {
-        Op::Embed { table } => {
+        Op::Embed { table, .. } => {
             let spec = &graph.weights[table.0];
             let row = matrix.and_then(|(_, format)| quant::row_bytes(format, spec.cols)).unwrap_or(0);
             // A token's row lies in one of the shards.
@@ -151,7 +151,7 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
         Op::LinearMerge { .. } => plain(moved, read),
         // An exponential counts as one.
         Op::SwiGlu => plain(moved, 5 * node.width),
-        Op::Add => plain(moved, node.width),
+        Op::Add { .. } => plain(moved, node.width),
         Op::Permute { .. } => plain(moved, 0),
     }
 }

@@ -1,0 +1,55 @@
+//! model_type `granite` (Granite 3, IBM, 2024): a LLaMA with factors for the embedding, the scores,
+//! what layers add to the residual stream, and the logits.
+
+use crate::error::{Error, Result};
+use crate::files::{Gguf, JsonFile};
+use crate::model::Config;
+
+/// The factors.
+pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
+    let number = |key: &str| positive(json.opt_f64(key)?, |message| json.error(key, message));
+    set(
+        config,
+        [
+            number("embedding_multiplier")?,
+            number("attention_multiplier")?,
+            number("residual_multiplier")?,
+            number("logits_scaling")?,
+        ],
+    );
+    Ok(())
+}
+
+/// The same in GGUF.
+pub fn gguf(gguf: &Gguf, config: &mut Config) -> Result<()> {
+    let number = |name: &str| {
+        let key = format!("granite.{name}");
+        positive(gguf.opt_f32(&key)?.map(f64::from), |message| gguf.error(&key, message))
+    };
+    set(
+        config,
+        [
+            number("embedding_scale")?,
+            number("attention.scale")?,
+            number("residual_scale")?,
+            number("logit_scale")?,
+        ],
+    );
+    Ok(())
+}
+
+fn positive(value: Option<f64>, error: impl Fn(String) -> Error) -> Result<Option<f64>> {
+    match value {
+        Some(v) if !(v.is_finite() && v > 0.0) => {
+            Err(error(format!("expected a positive number, found {v}")))
+        }
+        other => Ok(other),
+    }
+}
+
+fn set(config: &mut Config, [embedding, scores, residual, logits]: [Option<f64>; 4]) {
+    config.embedding_scale = embedding.unwrap_or(1.0) as f32;
+    config.attention_scale = scores.map(|s| s as f32);
+    config.residual_scale = residual.unwrap_or(1.0) as f32;
+    config.logits_scale = (1.0 / logits.unwrap_or(1.0)) as f32;
+}
