@@ -145,7 +145,8 @@ fn a_norm_with_two_users_or_kept_stays() {
 fn gated(wide: usize, bias: bool) -> Graph {
     let mut g = Graph::new(Rope::plain(1e4, 2));
     let table = g.weight(matrix("table", 20, 64)).unwrap();
-    let part = |tensor: &str| Part { tensor: tensor.to_string(), rows: wide, order: RowOrder::Stored };
+    let part =
+        |tensor: &str| Part { tensor: tensor.to_string(), rows: wide, order: RowOrder::Stored, within: None };
     let gate_up = WeightSpec {
         name: "gate_up".into(),
         rows: 2 * wide,
@@ -283,7 +284,8 @@ fn long() -> Graph {
     let mut g = Graph::new(Rope::plain(1e4, 2));
     let table = g.weight(matrix("table", 20, wide)).unwrap();
     let w = g.weight(matrix("w", wide, wide)).unwrap();
-    let part = |tensor: &str| Part { tensor: tensor.to_string(), rows: 33, order: RowOrder::Stored };
+    let part =
+        |tensor: &str| Part { tensor: tensor.to_string(), rows: 33, order: RowOrder::Stored, within: None };
     let gate_up = WeightSpec {
         name: "gate_up".into(),
         rows: 66,

@@ -220,7 +220,8 @@ fn smollm2_gives_the_golden_inside_the_layers() {
     }
 }
 
-const FAMILIES: [&str; 9] = [
+const FAMILIES: [&str; 10] = [
+    "phi3",
     "granite",
     "llama-mha",
     "llama-gqa",

@@ -653,6 +653,33 @@ fn converted_folders_give_the_same_logits() {
     assert_error!(error, UnsupportedFormat, "f8_e5m2 in GGUF");
 }
 
+/// The same model with q, k and v in one tensor, and gate and up in another.
+fn joined(folder: &TempDir) -> TempDir {
+    let out = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        std::fs::copy(folder.path().join(name), out.path().join(name)).unwrap();
+    }
+    let mut tensors = read_tensors(folder.path());
+    for layer in 0..5 {
+        for (parts, whole) in [
+            (&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"][..], "self_attn.qkv_proj"),
+            (&["mlp.gate_proj", "mlp.up_proj"][..], "mlp.gate_up_proj"),
+        ] {
+            let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+            let mut all = find(&mut tensors, &name(parts[0])).clone();
+            for part in &parts[1..] {
+                let other = find(&mut tensors, &name(part));
+                all.shape[0] += other.shape[0];
+                all.bytes.extend(&other.bytes);
+            }
+            tensors.retain(|t| parts.iter().all(|part| t.name != name(part)));
+            tensors.push(Stored { name: name(whole), ..all });
+        }
+    }
+    write_tensors(&out.path().join("model.safetensors"), &tensors);
+    out
+}
+
 /// Other families, whose rows GGUF has in other orders, and scalings of rotations. Divisors of
 /// frequencies come back rounded to f32.
 #[test]
@@ -675,10 +702,24 @@ fn converted_families_give_the_same_logits() {
     edit_config(&qwen2, |config| {
         config.insert("model_type".into(), json!("qwen2"));
     });
+    let granite = with_layers("granite");
+    edit_config(&granite, |config| {
+        for (key, value) in [
+            ("embedding_multiplier", 6.0),
+            ("attention_multiplier", 0.2),
+            ("residual_multiplier", 0.5),
+            ("logits_scaling", 4.0),
+        ] {
+            config.insert(key.into(), json!(value));
+        }
+    });
+    let phi3 = joined(&with_layers("phi3"));
     let scaled = |rope: Value| with_key("rope_parameters", rope);
     let divisors: Vec<f64> = (0..5).map(|i| 1.0 + f64::from(i)).collect();
     for (folder, architecture) in [
         (with_layers("mistral"), "llama"),
+        (granite, "granite"),
+        (phi3, "phi3"),
         (with_layers("smollm3"), "smollm3"),
         (qwen2, "qwen2"),
         (scaled(json!({ "rope_type": "linear", "factor": 4.0 })), "llama"),

@@ -255,7 +255,7 @@ impl Case {
     pub fn rms_norm(context: &Context, width: usize, tokens: usize) -> Result<Self> {
         let mut graph = Graph::new(Rope::plain(1e4, 2));
         let table = graph.weight(matrix("table", 2, width))?;
-        let part = Tensor { tensor: "gain".to_string(), rows: width, order: RowOrder::Stored };
+        let part = Tensor { tensor: "gain".to_string(), rows: width, order: RowOrder::Stored, within: None };
         let gain = graph.vector(VectorSpec {
             name: "gain".to_string(),
             parts: vec![part],
@@ -312,7 +312,7 @@ impl Case {
 }
 
 fn matrix(name: &str, rows: usize, cols: usize) -> WeightSpec {
-    let part = Tensor { tensor: name.to_string(), rows, order: RowOrder::Stored };
+    let part = Tensor { tensor: name.to_string(), rows, order: RowOrder::Stored, within: None };
     WeightSpec { name: name.to_string(), rows, cols, parts: vec![part], interleaved: false }
 }
 

@@ -216,7 +216,7 @@ mod tests {
     use crate::graph::{Part, RowOrder};
 
     fn part(rows: usize) -> Part {
-        Part { tensor: "t".into(), rows, order: RowOrder::Stored }
+        Part { tensor: "t".into(), rows, order: RowOrder::Stored, within: None }
     }
 
     fn matrix(rows: usize, cols: usize) -> WeightSpec {

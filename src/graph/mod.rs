@@ -52,6 +52,20 @@ pub struct Part {
     pub rows: usize,
     /// The order in which they are wanted.
     pub order: RowOrder,
+    /// The first row, and how many the tensor has, where the part is not all of it.
+    pub within: Option<(usize, usize)>,
+}
+
+impl Part {
+    /// The part's first row in the tensor.
+    pub fn first(&self) -> usize {
+        self.within.map_or(0, |(first, _)| first)
+    }
+
+    /// Rows of the whole tensor.
+    pub fn tensor_rows(&self) -> usize {
+        self.within.map_or(self.rows, |(_, rows)| rows)
+    }
 }
 
 /// A matrix `[rows, cols]`, joined from one or several stored tensors.

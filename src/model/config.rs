@@ -51,6 +51,8 @@ pub struct Config {
     pub window: Option<usize>,
     /// Layers that see no more than the window.
     pub sliding_layers: Vec<usize>,
+    /// Whether q, k and v are one tensor, and gate and up another.
+    pub joined_tensors: bool,
     /// Factor of the embedding.
     pub embedding_scale: f32,
     /// Factor of the scores, if not 1 / sqrt(head_dim).
@@ -100,6 +102,7 @@ impl Config {
             unrotated_layers: Vec::new(),
             window: None,
             sliding_layers: Vec::new(),
+            joined_tensors: false,
             embedding_scale: 1.0,
             attention_scale: None,
             residual_scale: 1.0,
@@ -148,6 +151,7 @@ impl Config {
             unrotated_layers: Vec::new(),
             window: None,
             sliding_layers: Vec::new(),
+            joined_tensors: false,
             embedding_scale: 1.0,
             attention_scale: None,
             residual_scale: 1.0,
@@ -168,13 +172,17 @@ impl Config {
             key: key.to_string(),
             message: format!("GGUF has no key for {what} of '{}'", self.model_type),
         };
-        if self.window.is_some_and(|w| w < self.max_position_embeddings) && !self.sliding_layers.is_empty() {
-            return Err(cannot("sliding_window", "the windows"));
-        }
         if self.unrotated_layers != if arch == "smollm3" { smollm3::usual(self) } else { Vec::new() } {
             return Err(cannot("no_rope_layers", "these layers without rotation"));
         }
         writer.string("general.architecture", arch);
+        let window =
+            self.window.filter(|w| *w < self.max_position_embeddings && !self.sliding_layers.is_empty());
+        match window.map(u32::try_from) {
+            Some(Ok(window)) if arch == "phi3" => writer.u32("phi3.attention.sliding_window", window),
+            Some(_) => return Err(cannot("sliding_window", "the windows")),
+            None => (),
+        }
         let sizes = [
             ("max_position_embeddings", self.max_position_embeddings),
             ("hidden_size", self.hidden_size),

@@ -141,16 +141,18 @@ impl ModelFiles {
 
     /// Row of the stored tensor that is row `row` of `part`.
     pub fn stored_row(&self, part: &Part, row: usize) -> usize {
-        match part.order {
-            RowOrder::Rotary { head_dim, rotated } if !self.neighbours => {
-                let (head, within) = (row / head_dim, row % head_dim);
-                if within >= rotated {
-                    return row;
+        part.first()
+            + match part.order {
+                RowOrder::Rotary { head_dim, rotated } if !self.neighbours => {
+                    let (head, within) = (row / head_dim, row % head_dim);
+                    if within < rotated {
+                        head * head_dim + within / 2 + within % 2 * (rotated / 2)
+                    } else {
+                        row
+                    }
                 }
-                head * head_dim + within / 2 + within % 2 * (rotated / 2)
+                _ => row,
             }
-            _ => row,
-        }
     }
 
     fn source(&self) -> &dyn TensorSource {
@@ -191,8 +193,9 @@ impl ModelFiles {
     /// Compares all tensors with what the graph asks for and reports every difference.
     fn check(&self) -> Result<()> {
         let graph = &self.graph;
-        let matrices = graph.weights.iter().flat_map(|w| w.parts.iter().map(|p| (p, vec![p.rows, w.cols])));
-        let vectors = graph.vectors.iter().flat_map(|v| v.parts.iter().map(|p| (p, vec![p.rows])));
+        let matrices =
+            graph.weights.iter().flat_map(|w| w.parts.iter().map(|p| (p, vec![p.tensor_rows(), w.cols])));
+        let vectors = graph.vectors.iter().flat_map(|v| v.parts.iter().map(|p| (p, vec![p.tensor_rows()])));
         let mut problems = Vec::new();
         for (part, expected) in matrices.chain(vectors) {
             let stored = self.stored_name(&part.tensor);
@@ -269,7 +272,7 @@ fn ordered(graph: Graph, container: &Container, path: &Path) -> Result<Graph> {
         }
         Ok(order(first).map(|inputs| {
             let tensor = format!("{}{ORDER}", first.tensor);
-            let part = Part { tensor, rows: inputs.len(), order: RowOrder::Stored };
+            let part = Part { tensor, rows: inputs.len(), order: RowOrder::Stored, within: None };
             VectorSpec {
                 name: format!("{}_order", spec.name),
                 parts: vec![part],
@@ -287,7 +290,7 @@ impl Source for ModelFiles {
         let mut start = 0;
         for (p, part) in spec.parts.iter().enumerate() {
             let tensor = self.tensor(&part.tensor)?;
-            let row_bytes = tensor.bytes.len() / part.rows.max(1);
+            let row_bytes = tensor.bytes.len() / part.tensor_rows().max(1);
             for row in 0..part.rows {
                 let place = if spec.interleaved { row * spec.parts.len() + p } else { start + row };
                 let bytes = &tensor.bytes[self.stored_row(part, row) * row_bytes..][..row_bytes];

@@ -46,21 +46,26 @@ impl Builder<'_> {
         let h = self.graph.rms_norm(&name("attn_norm"), x, norm, config.rms_norm_eps, Rows::Tokens)?;
 
         let order = RowOrder::Rotary { head_dim, rotated: config.rope.rotated };
-        let part = |suffix: &str, kind: &str, heads: usize, order| Part {
-            tensor: tensor(&format!("self_attn.{suffix}.{kind}")),
+        let all = (heads + 2 * kv_heads) * head_dim;
+        let part = |suffix: &str, kind: &str, before: usize, heads: usize, order| Part {
+            tensor: tensor(&format!(
+                "self_attn.{}.{kind}",
+                if config.joined_tensors { "qkv_proj" } else { suffix }
+            )),
             rows: heads * head_dim,
             order,
+            within: config.joined_tensors.then_some((before * head_dim, all)),
         };
         let parts = |kind: &str| {
             vec![
-                part("q_proj", kind, heads, order),
-                part("k_proj", kind, kv_heads, order),
-                part("v_proj", kind, kv_heads, RowOrder::Stored),
+                part("q_proj", kind, 0, heads, order),
+                part("k_proj", kind, heads, kv_heads, order),
+                part("v_proj", kind, heads + kv_heads, kv_heads, RowOrder::Stored),
             ]
         };
         let qkv = self.graph.weight(WeightSpec {
             name: name("qkv"),
-            rows: (heads + 2 * kv_heads) * head_dim,
+            rows: all,
             cols: config.hidden_size,
             parts: parts("weight"),
             interleaved: false,
@@ -98,11 +103,30 @@ impl Builder<'_> {
         let norm = self.norm(&name("mlp_norm"), tensor("post_attention_layernorm.weight"), 1.0);
         let h = self.graph.rms_norm(&name("mlp_norm"), x, norm, config.rms_norm_eps, Rows::Tokens)?;
 
-        let (gate, up) = (tensor("mlp.gate_proj"), tensor("mlp.up_proj"));
         let wide = config.intermediate_size;
-        let both = [(gate.as_str(), wide), (up.as_str(), wide)];
-        let weight = self.matrix(&name("gate_up"), config.hidden_size, &both)?;
-        let bias = config.mlp_bias.then(|| self.bias(&name("gate_up_bias"), &both));
+        let both = |kind: &str| {
+            let part = |suffix: &str, before: usize| Part {
+                tensor: tensor(&format!(
+                    "mlp.{}.{kind}",
+                    if config.joined_tensors { "gate_up_proj" } else { suffix }
+                )),
+                rows: wide,
+                order: RowOrder::Stored,
+                within: config.joined_tensors.then_some((before, 2 * wide)),
+            };
+            vec![part("gate_proj", 0), part("up_proj", wide)]
+        };
+        let weight = self.graph.weight(WeightSpec {
+            name: name("gate_up"),
+            rows: 2 * wide,
+            cols: config.hidden_size,
+            parts: both("weight"),
+            interleaved: true,
+        })?;
+        let bias = config.mlp_bias.then(|| {
+            let (name, parts) = (name("gate_up_bias"), both("bias"));
+            self.graph.vector(VectorSpec { name, parts, interleaved: true, scale: 1.0 })
+        });
         let h = self.graph.linear(&name("gate_up"), h, weight, bias)?;
         let h = self.graph.swiglu(&name("swiglu"), h)?;
 
@@ -114,7 +138,7 @@ impl Builder<'_> {
     }
 
     fn norm(&mut self, name: &str, tensor: String, scale: f32) -> VectorId {
-        let part = Part { tensor, rows: self.config.hidden_size, order: RowOrder::Stored };
+        let part = Part { tensor, rows: self.config.hidden_size, order: RowOrder::Stored, within: None };
         self.graph.vector(VectorSpec { name: name.to_string(), parts: vec![part], interleaved: false, scale })
     }
 
@@ -142,6 +166,11 @@ impl Builder<'_> {
 fn stored(tensors: &[(&str, usize)], kind: &str) -> Vec<Part> {
     tensors
         .iter()
-        .map(|(stem, rows)| Part { tensor: format!("{stem}.{kind}"), rows: *rows, order: RowOrder::Stored })
+        .map(|(stem, rows)| Part {
+            tensor: format!("{stem}.{kind}"),
+            rows: *rows,
+            order: RowOrder::Stored,
+            within: None,
+        })
         .collect()
 }

@@ -10,6 +10,7 @@ pub mod kv;
 mod llama;
 mod mistral;
 mod names;
+mod phi3;
 pub mod presets;
 mod quantize;
 mod qwen2;
@@ -59,7 +60,7 @@ const LLAMA: Architecture = Architecture {
 };
 
 /// All model_types.
-pub static ARCHITECTURES: [Architecture; 5] = [
+pub static ARCHITECTURES: [Architecture; 6] = [
     LLAMA,
     Architecture {
         model_type: "granite",
@@ -69,6 +70,14 @@ pub static ARCHITECTURES: [Architecture; 5] = [
         ..LLAMA
     },
     Architecture { model_type: "mistral", config: mistral::config, ..LLAMA },
+    Architecture {
+        model_type: "phi3",
+        gguf_name: "phi3",
+        config: phi3::config,
+        gguf: phi3::gguf,
+        neighbours: false,
+        ..LLAMA
+    },
     Architecture {
         model_type: "qwen2",
         gguf_name: "qwen2",

@@ -16,10 +16,12 @@ pub fn gguf(name: &str) -> String {
         ("self_attn.q_proj", "attn_q"),
         ("self_attn.k_proj", "attn_k"),
         ("self_attn.v_proj", "attn_v"),
+        ("self_attn.qkv_proj", "attn_qkv"),
         ("self_attn.o_proj", "attn_output"),
         ("post_attention_layernorm", "ffn_norm"),
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
+        ("mlp.gate_up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
     ];
     let split = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));

@@ -120,6 +120,7 @@ impl Config {
             unrotated_layers: Vec::new(),
             window: None,
             sliding_layers: Vec::new(),
+            joined_tensors: false,
             embedding_scale: 1.0,
             attention_scale: None,
             residual_scale: 1.0,

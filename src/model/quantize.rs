@@ -136,6 +136,8 @@ impl Quantize {
         let gains = graph.vectors.iter().flat_map(|v| &v.parts);
         // Columns are put back in the order of the inputs, for which GGUF has no other.
         let parts = matrices.chain(gains.filter(|part| !part.tensor.ends_with(ORDER)));
+        // A tensor of several parts has its rows as they are.
+        let parts = parts.filter(|part| part.first() == 0);
         let tensors = parts
             .clone()
             .map(|part| {

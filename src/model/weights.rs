@@ -187,7 +187,7 @@ impl Loader<'_> {
             let end = (start + rows_at_once).min(planes.rows);
             let rows = (start..end).map(|row| match shard.source(spec, row) {
                 Some((part, r)) => {
-                    let len = tensors[part].bytes.len() / spec.parts[part].rows;
+                    let len = tensors[part].bytes.len() / spec.parts[part].tensor_rows();
                     let stored = self.files.stored_row(&spec.parts[part], r);
                     (part, &tensors[part].bytes[stored * len..][..len])
                 }

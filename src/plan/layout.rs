@@ -154,8 +154,12 @@ mod tests {
     use crate::graph::{Part, RowOrder};
 
     fn spec(rows: &[usize], cols: usize, interleaved: bool) -> WeightSpec {
-        let part =
-            |(i, &rows): (usize, &usize)| Part { tensor: format!("t{i}"), rows, order: RowOrder::Stored };
+        let part = |(i, &rows): (usize, &usize)| Part {
+            tensor: format!("t{i}"),
+            rows,
+            order: RowOrder::Stored,
+            within: None,
+        };
         WeightSpec {
             name: "w".into(),
             rows: rows.iter().sum(),

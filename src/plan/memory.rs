@@ -88,11 +88,11 @@ mod tests {
     /// A random graph of linears, norms and sums over earlier nodes; sizes vary by node.
     fn graph(choices: &[(usize, usize, usize)]) -> Graph {
         let mut g = Graph::new(Rope::plain(1e4, 2));
-        let part = Part { tensor: "t".into(), rows: 8, order: RowOrder::Stored };
+        let part = Part { tensor: "t".into(), rows: 8, order: RowOrder::Stored, within: None };
         let spec = WeightSpec { name: "w".into(), rows: 8, cols: 8, parts: vec![part], interleaved: false };
         let w = g.weight(spec).unwrap();
         g.embed("n0", w);
-        let part = Part { tensor: "v".into(), rows: 8, order: RowOrder::Stored };
+        let part = Part { tensor: "v".into(), rows: 8, order: RowOrder::Stored, within: None };
         let v = g.vector(VectorSpec { name: "v".into(), parts: vec![part], interleaved: false, scale: 1.0 });
         for (i, &(kind, a, b)) in choices.iter().enumerate() {
             let n = g.nodes.len();

@@ -42,12 +42,12 @@ pub struct Rig {
 }
 
 pub fn matrix(name: &str, rows: usize, cols: usize) -> WeightSpec {
-    let part = Part { tensor: name.to_string(), rows, order: RowOrder::Stored };
+    let part = Part { tensor: name.to_string(), rows, order: RowOrder::Stored, within: None };
     WeightSpec { name: name.to_string(), rows, cols, parts: vec![part], interleaved: false }
 }
 
 pub fn vector(name: &str, len: usize) -> VectorSpec {
-    let part = Part { tensor: name.to_string(), rows: len, order: RowOrder::Stored };
+    let part = Part { tensor: name.to_string(), rows: len, order: RowOrder::Stored, within: None };
     VectorSpec { name: name.to_string(), parts: vec![part], interleaved: false, scale: 1.0 }
 }
 
