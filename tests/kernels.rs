@@ -529,6 +529,32 @@ fn windows_hide_what_lies_before_them() {
     }
 }
 
+/// Queries and keys normalised head by head, and all heads together, in rows that are padded.
+#[test]
+fn normalised_heads_equal_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    let heads = Heads { heads: 4, kv_heads: 2, head_dim: 10 };
+    let width = (heads.heads + 2 * heads.kv_heads) * heads.head_dim;
+    for spans in [[10, 10], [40, 20]] {
+        let mut g = Graph::new(Rope::plain(1e4, 2));
+        let table = g.weight(matrix("table", 50, width)).unwrap();
+        let [q, k] = [("q", spans[0]), ("k", spans[1])].map(|(name, span)| g.vector(vector(name, span)));
+        let gain = g.vector(vector("gain", width));
+        let x = g.embed("x", table);
+        let x = g.head_norm("norms", x, [q, k], 1e-5, heads).unwrap();
+        g.rms_norm("norm", x, gain, 1e-5, Rows::Outputs).unwrap();
+        let rig = Rig::new(g, WeightFormat::F32, 3);
+        let batch = batch(5, 50, 1);
+        let expected = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap().logits(&batch).unwrap();
+        for caps in [gpu.caps().clone(), Caps { subgroup: None, ..gpu.caps().clone() }] {
+            let options = exact(5, 5, KvFormat::F32);
+            let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
+            let found = rig.run(&gpu, &caps, &plan, std::slice::from_ref(&batch), 64);
+            assert_close(&format!("spans of {spans:?}"), &found, &expected, 1e-4);
+        }
+    }
+}
+
 /// Rows of all tokens and of outputs, of a width that is padded.
 #[test]
 fn permuted_rows_equal_the_reference() {

@@ -87,6 +87,27 @@ impl Graph {
         Ok(self.push(name, Op::RmsNorm { weight, eps }, vec![x], width, rows))
     }
 
+    /// Normalises q and k of `qkv` in spans of the lengths of `q` and `k`.
+    pub fn head_norm(
+        &mut self,
+        name: &str,
+        qkv: NodeId,
+        [q, k]: [VectorId; 2],
+        eps: f32,
+        heads: Heads,
+    ) -> Result<NodeId> {
+        self.expect_tokens(name, qkv)?;
+        let width = (heads.heads + 2 * heads.kv_heads) * heads.head_dim;
+        self.expect(name, "width of q, k, v", width, self.nodes[qkv.0].width)?;
+        for (vector, count) in [(q, heads.heads), (k, heads.kv_heads)] {
+            let (span, all) = (self.vectors[vector.0].len(), count * heads.head_dim);
+            if span == 0 || !all.is_multiple_of(span) {
+                return Err(Error::shape(name, format!("spans of {span} values do not divide {all}")));
+            }
+        }
+        Ok(self.push(name, Op::HeadNorm { q, k, eps, heads }, vec![qkv], width, Rows::Tokens))
+    }
+
     /// W x + bias.
     pub fn linear(
         &mut self,

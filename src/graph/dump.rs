@@ -10,6 +10,7 @@ impl Op {
         match self {
             Self::Embed { .. } => "embed",
             Self::RmsNorm { .. } => "rms_norm",
+            Self::HeadNorm { .. } => "head_norm",
             Self::Linear { .. } => "linear",
             Self::RopeKv { .. } => "rope_kv",
             Self::Attention { .. } => "attention",

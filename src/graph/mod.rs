@@ -120,6 +120,15 @@ pub struct Heads {
     pub head_dim: usize,
 }
 
+/// What of q, and of k, is normalised together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spans {
+    /// Each head.
+    Heads,
+    /// All heads.
+    All,
+}
+
 /// How the scores of an attention come about.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scores {
@@ -152,6 +161,18 @@ pub enum Op {
         weight: VectorId,
         /// Added to the mean square.
         eps: f32,
+    },
+    /// `[T, (heads + 2 kv_heads) head_dim]` (q, k, v) -> the same with q and k normalised in spans
+    /// of their weights' lengths.
+    HeadNorm {
+        /// The factors of a span of q.
+        q: VectorId,
+        /// Those of k.
+        k: VectorId,
+        /// Added to the mean square.
+        eps: f32,
+        /// The heads.
+        heads: Heads,
     },
     /// W x + bias.
     Linear {

@@ -95,6 +95,18 @@ impl<'a> Reference<'a> {
                 let rows = inputs[0].chunks_exact(spec.cols);
                 rows.flat_map(|x| linear(&self.weights[weight.0], x, bias)).collect()
             }
+            Op::HeadNorm { q, k, eps, heads } => {
+                let (q, k) = (&self.vectors[q.0], &self.vectors[k.0]);
+                let (q_width, k_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
+                let row = |row: &[f32]| {
+                    let (queries, rest) = row.split_at(q_width);
+                    let (keys, values) = rest.split_at(k_width);
+                    let queries = queries.chunks_exact(q.len()).flat_map(|span| rms_norm(span, q, eps));
+                    let keys = keys.chunks_exact(k.len()).flat_map(|span| rms_norm(span, k, eps));
+                    queries.chain(keys).chain(values.iter().copied()).collect::<Vec<_>>()
+                };
+                inputs[0].chunks_exact(node.width).flat_map(row).collect()
+            }
             Op::RopeKv { layer, heads, rope } => self.rope_kv(layer, heads, rope, inputs[0], batch),
             Op::Attention { layer, heads, scores } => self.attention(layer, heads, scores, inputs[0], batch),
             Op::SwiGlu => inputs[0].chunks_exact(2).map(|p| silu(p[0]) * p[1]).collect(),

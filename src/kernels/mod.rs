@@ -15,6 +15,7 @@ pub mod gemv;
 pub mod gemv_int8;
 pub mod gemv_lanes;
 pub mod gemv_staged;
+pub mod head_norm;
 pub mod link;
 pub mod pack;
 pub mod permute;
@@ -170,7 +171,7 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 21] = [
+pub static KERNELS: [&KernelDecl; 22] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
@@ -187,6 +188,7 @@ pub static KERNELS: [&KernelDecl; 21] = [
     &attention_merge::ATTENTION_MERGE,
     &swiglu::SWIGLU,
     &add::ADD,
+    &head_norm::HEAD_NORM,
     &permute::PERMUTE,
     &sample_scan::SAMPLE_SCAN,
     &sample::SAMPLE,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files::{Gguf, GgufWriter, JsonFile};
-use crate::graph::Rope;
+use crate::graph::{Rope, Spans};
 use crate::model::{rope, smollm3};
 
 /// Larger sizes than any model's are refused, so that no product of them overflows.
@@ -53,6 +53,8 @@ pub struct Config {
     pub sliding_layers: Vec<usize>,
     /// Whether q, k and v are one tensor, and gate and up another.
     pub joined_tensors: bool,
+    /// What of q and of k is normalised together, if they are.
+    pub query_norms: Option<Spans>,
     /// Factor of the embedding.
     pub embedding_scale: f32,
     /// Factor of the scores, if not 1 / sqrt(head_dim).
@@ -103,6 +105,7 @@ impl Config {
             window: None,
             sliding_layers: Vec::new(),
             joined_tensors: false,
+            query_norms: None,
             embedding_scale: 1.0,
             attention_scale: None,
             residual_scale: 1.0,
@@ -152,6 +155,7 @@ impl Config {
             window: None,
             sliding_layers: Vec::new(),
             joined_tensors: false,
+            query_norms: None,
             embedding_scale: 1.0,
             attention_scale: None,
             residual_scale: 1.0,

@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::graph::{
-    Graph, Heads, NodeId, Part, RopeId, RowOrder, Scores, VectorId, VectorSpec, WeightId, WeightSpec,
+    Graph, Heads, NodeId, Part, RopeId, RowOrder, Scores, Spans, VectorId, VectorSpec, WeightId, WeightSpec,
 };
 use crate::model::Config;
 use crate::shape::Rows;
@@ -79,6 +79,24 @@ impl Builder<'_> {
             })
         });
         let qkv = self.graph.linear(&name("qkv"), h, qkv, bias)?;
+        let qkv = match config.query_norms {
+            None => qkv,
+            Some(spans) => {
+                let [q, k] = [("q_norm", heads), ("k_norm", kv_heads)].map(|(suffix, count)| {
+                    let rows = head_dim * if spans == Spans::All { count } else { 1 };
+                    let tensor = tensor(&format!("self_attn.{suffix}.weight"));
+                    let parts = vec![Part { tensor, rows, order, within: None }];
+                    self.graph.vector(VectorSpec {
+                        name: name(suffix),
+                        parts,
+                        interleaved: false,
+                        scale: 1.0,
+                    })
+                });
+                let (name, heads) = (name("qk_norm"), Heads { heads, kv_heads, head_dim });
+                self.graph.head_norm(&name, qkv, [q, k], config.rms_norm_eps, heads)?
+            }
+        };
         let rope = (!config.unrotated_layers.contains(&layer)).then_some(RopeId(0));
         let q = self.graph.rope_kv_by(&name("q"), qkv, Heads { heads, kv_heads, head_dim }, rope)?;
         let window = config.window.filter(|_| config.sliding_layers.contains(&layer));

@@ -14,6 +14,7 @@ mod phi3;
 pub mod presets;
 mod quantize;
 mod qwen2;
+mod qwen3;
 mod rope;
 mod smollm3;
 pub mod weights;
@@ -60,7 +61,7 @@ const LLAMA: Architecture = Architecture {
 };
 
 /// All model_types.
-pub static ARCHITECTURES: [Architecture; 6] = [
+pub static ARCHITECTURES: [Architecture; 7] = [
     LLAMA,
     Architecture {
         model_type: "granite",
@@ -82,6 +83,14 @@ pub static ARCHITECTURES: [Architecture; 6] = [
         model_type: "qwen2",
         gguf_name: "qwen2",
         config: qwen2::config,
+        neighbours: false,
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "qwen3",
+        gguf_name: "qwen3",
+        config: qwen3::config,
+        gguf: qwen3::gguf,
         neighbours: false,
         ..LLAMA
     },

@@ -121,6 +121,7 @@ impl Config {
             window: None,
             sliding_layers: Vec::new(),
             joined_tensors: false,
+            query_norms: None,
             embedding_scale: 1.0,
             attention_scale: None,
             residual_scale: 1.0,

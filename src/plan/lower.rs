@@ -6,8 +6,8 @@ use crate::graph::{Graph, Heads, Node, Op, Out, Scores, VectorId, WeightId};
 use crate::kernels::pack::Order;
 use crate::kernels::{
     Dispatch, PAGE, Rows, add, attention, attention_merge, attention_prefill, embed, gemm, gemm_coop,
-    gemm_merge, gemv, gemv_int8, gemv_lanes, gemv_staged, permute, rms_norm, rope_kv, sample, sample_scan,
-    swiglu, tuning,
+    gemm_merge, gemv, gemv_int8, gemv_lanes, gemv_staged, head_norm, permute, rms_norm, rope_kv, sample,
+    sample_scan, swiglu, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, Work, fuse, work};
@@ -143,6 +143,17 @@ impl Lowering<'_> {
         let kv = self.options.kv;
         match node.op {
             Op::Embed { table, scale } => self.embed(i, table, scale),
+            Op::HeadNorm { q, k, eps, heads } => {
+                let widths = [heads.heads, heads.kv_heads].map(|count| count * heads.head_dim);
+                let spans = [q, k].map(|vector| self.graph.vectors[vector.0].len());
+                let bindings = vec![input(0), Resource::Vector(q), Resource::Vector(k), out];
+                self.push(
+                    i,
+                    head_norm::select(&head_norm::HeadNorm { widths, spans, eps }, caps),
+                    bindings,
+                    None,
+                );
+            }
             Op::RmsNorm { weight, eps } => {
                 let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows };
                 let bindings = vec![input(0), Resource::Vector(weight), out];

@@ -120,7 +120,7 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
             // A token's row lies in one of the shards.
             plain((row + node.width * F32) * rows / spec.rows.max(1), 0)
         }
-        Op::RmsNorm { .. } => plain(moved, 4 * node.width),
+        Op::RmsNorm { .. } | Op::HeadNorm { .. } => plain(moved, 4 * node.width),
         Op::Linear { weight, .. } | Op::LinearSplit { weight, .. } => {
             plain(moved, 2 * rows * graph.weights[weight.0].cols)
         }

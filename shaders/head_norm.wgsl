@@ -1,0 +1,50 @@
+// y = x, with the queries and the keys of a row normalised: each span of them is x w / sqrt(mean(x^2) + eps)
+//
+// Grid   flat over n_tokens x (spans of q and k + 1): one workgroup a span; the last takes the values.
+// Links  step, lane_workgroup*
+//
+// A span is a head (Dehghani et al. 2023, Scaling Vision Transformers), or all of q and all of k.
+struct Params {
+    q: u32,        // queries of a row, in values
+    k: u32,        // keys
+    q_span: u32,   // queries that are normalised together
+    k_span: u32,   // keys
+    pitch: u32,    // of a row, in values
+    eps: f32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;         // [T, q + 2 k]
+@group(0) @binding(1) var<storage, read> qw: array<f32>;        // [q_span]
+@group(0) @binding(2) var<storage, read> kw: array<f32>;        // [k_span]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;   // [T, q + 2 k]
+@group(0) @binding(4) var<uniform> p: Params;
+
+fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
+    let queries = p.q / p.q_span;
+    let units = queries + p.k / p.k_span + 1u;
+    let t = team.index / units;
+    let unit = team.index % units;
+    if (t >= n_tokens()) {
+        return;
+    }
+    let row = t * p.pitch;
+    if (unit == units - 1u) {
+        // Values, and the padding.
+        for (var i = p.q + p.k + lane.index; i < p.pitch; i += lane.count) {
+            y[row + i] = x[row + i];
+        }
+        return;
+    }
+    let of_q = unit < queries;
+    let span = select(p.k_span, p.q_span, of_q);
+    let start = row + select(p.q + (unit - queries) * p.k_span, unit * p.q_span, of_q);
+    var squares = 0.0;
+    for (var i = lane.index; i < span; i += lane.count) {
+        squares += x[start + i] * x[start + i];
+    }
+    let scale = 1.0 / sqrt(sum_all(lane, squares) / f32(span) + p.eps);
+    for (var i = lane.index; i < span; i += lane.count) {
+        let w = select(kw[min(i, p.k_span - 1u)], qw[min(i, p.q_span - 1u)], of_q);
+        y[start + i] = x[start + i] * scale * w;
+    }
+}
