@@ -220,7 +220,8 @@ fn smollm2_gives_the_golden_inside_the_layers() {
     }
 }
 
-const FAMILIES: [&str; 11] = [
+const FAMILIES: [&str; 12] = [
+    "olmo2",
     "qwen3",
     "phi3",
     "granite",

@@ -714,12 +714,24 @@ fn converted_families_give_the_same_logits() {
         }
     });
     let phi3 = joined(&with_layers("phi3"));
+    let olmo2 = with_layers("olmo2");
+    let mut tensors = read_tensors(olmo2.path());
+    for tensor in &mut tensors {
+        tensor.name = tensor.name.replace("input_layernorm", "post_feedforward_layernorm");
+    }
+    for (layer, (norm, len)) in (0..5).flat_map(|layer| [(layer, ("q_norm", 60)), (layer, ("k_norm", 20))]) {
+        let bytes = (0..len).flat_map(|i| (0.5 + i as f32 / 64.0).to_le_bytes()).collect();
+        let name = format!("model.layers.{layer}.self_attn.{norm}.weight");
+        tensors.push(Stored { name, dtype: Dtype::F32, shape: vec![len], bytes });
+    }
+    write_tensors(&olmo2.path().join("model.safetensors"), &tensors);
     let scaled = |rope: Value| with_key("rope_parameters", rope);
     let divisors: Vec<f64> = (0..5).map(|i| 1.0 + f64::from(i)).collect();
     for (folder, architecture) in [
         (with_layers("mistral"), "llama"),
         (granite, "granite"),
         (phi3, "phi3"),
+        (olmo2, "olmo2"),
         (with_layers("smollm3"), "smollm3"),
         (qwen2, "qwen2"),
         (scaled(json!({ "rope_type": "linear", "factor": 4.0 })), "llama"),

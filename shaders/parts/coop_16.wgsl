@@ -9,8 +9,8 @@ alias Right = coop_mat16x16<f16, B>;
 alias Sums = array<coop_mat16x16<f32, C>, SIDES * SIDES>;
 
 // Adds the products of the columns at hand; the tokens and rows start at these places of
-// workgroup memory. Sums are named one by one: NVIDIA's compiler keeps an array in registers
-// only if no index into it is a variable, and does not unroll loops for that.
+// workgroup memory. Sums are named one by one: where an index is a variable a compiler may keep
+// all of them in memory.
 fn multiply(sums: ptr<function, Sums>, token_at: u32, row_at: u32) {
     for (var k = 0u; k < STEP * 32u; k += SIDE) {
         let low_rows = coopLoad<Right>(&weights[row_at + k], PITCH);

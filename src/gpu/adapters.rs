@@ -139,8 +139,8 @@ pub fn list_adapters() -> Result<Vec<AdapterReport>> {
 /// The adapter that `wanted` names: an index, a kind, or a part of a name or backend, in any
 /// case. Without a wish the best one.
 ///
-/// OpenGL is asked only where the answer may lie there: it is slow to start, and NVIDIA's
-/// (580.159) waits for ever when a dozen threads of a process start it while others use Vulkan.
+/// OpenGL is asked only where the answer may lie there: it is slow to start, and with NVIDIA's
+/// (580.159) a process stood still whose threads started it while others used Vulkan.
 pub(super) async fn pick(wanted: Option<&str>) -> Result<Found> {
     let index = wanted.is_some_and(|w| w.parse::<usize>().is_ok());
     if !index {

@@ -53,6 +53,8 @@ pub struct Config {
     pub sliding_layers: Vec<usize>,
     /// Whether q, k and v are one tensor, and gate and up another.
     pub joined_tensors: bool,
+    /// Whether attention and feed-forward part are normalised after, not before.
+    pub norms_after: bool,
     /// What of q and of k is normalised together, if they are.
     pub query_norms: Option<Spans>,
     /// Factor of the embedding.
@@ -105,6 +107,7 @@ impl Config {
             window: None,
             sliding_layers: Vec::new(),
             joined_tensors: false,
+            norms_after: false,
             query_norms: None,
             embedding_scale: 1.0,
             attention_scale: None,
@@ -155,6 +158,7 @@ impl Config {
             window: None,
             sliding_layers: Vec::new(),
             joined_tensors: false,
+            norms_after: false,
             query_norms: None,
             embedding_scale: 1.0,
             attention_scale: None,

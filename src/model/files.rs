@@ -186,7 +186,7 @@ impl ModelFiles {
     pub(super) fn stored_name(&self, name: &str) -> String {
         match &self.container {
             Container::Folder(_) => name.to_string(),
-            Container::Gguf(_) => names::gguf(name),
+            Container::Gguf(_) => names::gguf(&self.config.model_type, name),
         }
     }
 

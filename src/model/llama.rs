@@ -42,8 +42,8 @@ impl Builder<'_> {
         let name = |suffix: &str| format!("layers.{layer}.{suffix}");
         let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
 
-        let norm = self.norm(&name("attn_norm"), tensor("input_layernorm.weight"), 1.0);
-        let h = self.graph.rms_norm(&name("attn_norm"), x, norm, config.rms_norm_eps, Rows::Tokens)?;
+        let before = tensor("input_layernorm.weight");
+        let h = if config.norms_after { x } else { self.normalised(&name("attn_norm"), x, before)? };
 
         let order = RowOrder::Rotary { head_dim, rotated: config.rope.rotated };
         let all = (heads + 2 * kv_heads) * head_dim;
@@ -109,7 +109,10 @@ impl Builder<'_> {
         let bias = config
             .attention_output_bias
             .then(|| self.bias(&name("o_bias"), &[(&o_proj, config.hidden_size)]));
-        let out = self.graph.linear(&name("o"), attn, out, bias)?;
+        let mut out = self.graph.linear(&name("o"), attn, out, bias)?;
+        if config.norms_after {
+            out = self.normalised(&name("attn_norm"), out, tensor("post_attention_layernorm.weight"))?;
+        }
         self.graph.add_scaled(&name("attn_out"), x, out, config.residual_scale)
     }
 
@@ -118,8 +121,8 @@ impl Builder<'_> {
         let name = |suffix: &str| format!("layers.{layer}.{suffix}");
         let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
 
-        let norm = self.norm(&name("mlp_norm"), tensor("post_attention_layernorm.weight"), 1.0);
-        let h = self.graph.rms_norm(&name("mlp_norm"), x, norm, config.rms_norm_eps, Rows::Tokens)?;
+        let before = tensor("post_attention_layernorm.weight");
+        let h = if config.norms_after { x } else { self.normalised(&name("mlp_norm"), x, before)? };
 
         let wide = config.intermediate_size;
         let both = |kind: &str| {
@@ -151,8 +154,17 @@ impl Builder<'_> {
         let down = tensor("mlp.down_proj");
         let weight = self.matrix(&name("down"), wide, &[(&down, config.hidden_size)])?;
         let bias = config.mlp_bias.then(|| self.bias(&name("down_bias"), &[(&down, config.hidden_size)]));
-        let h = self.graph.linear(&name("down"), h, weight, bias)?;
+        let mut h = self.graph.linear(&name("down"), h, weight, bias)?;
+        if config.norms_after {
+            h = self.normalised(&name("mlp_norm"), h, tensor("post_feedforward_layernorm.weight"))?;
+        }
         self.graph.add_scaled(&name("out"), x, h, config.residual_scale)
+    }
+
+    /// `x`, normalised with the factors in `tensor`.
+    fn normalised(&mut self, name: &str, x: NodeId, tensor: String) -> Result<NodeId> {
+        let norm = self.norm(name, tensor, 1.0);
+        self.graph.rms_norm(name, x, norm, self.config.rms_norm_eps, Rows::Tokens)
     }
 
     fn norm(&mut self, name: &str, tensor: String, scale: f32) -> VectorId {

@@ -10,6 +10,7 @@ pub mod kv;
 mod llama;
 mod mistral;
 mod names;
+mod olmo2;
 mod phi3;
 pub mod presets;
 mod quantize;
@@ -61,7 +62,7 @@ const LLAMA: Architecture = Architecture {
 };
 
 /// All model_types.
-pub static ARCHITECTURES: [Architecture; 7] = [
+pub static ARCHITECTURES: [Architecture; 8] = [
     LLAMA,
     Architecture {
         model_type: "granite",
@@ -71,6 +72,14 @@ pub static ARCHITECTURES: [Architecture; 7] = [
         ..LLAMA
     },
     Architecture { model_type: "mistral", config: mistral::config, ..LLAMA },
+    Architecture {
+        model_type: "olmo2",
+        gguf_name: "olmo2",
+        config: olmo2::config,
+        gguf: olmo2::gguf,
+        neighbours: false,
+        ..LLAMA
+    },
     Architecture {
         model_type: "phi3",
         gguf_name: "phi3",

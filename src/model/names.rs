@@ -1,8 +1,8 @@
 //! Names of tensors: graphs use Hugging Face's; GGUF has its own.
 
-/// GGUF's name for one of Hugging Face's: `model.layers.3.mlp.up_proj.weight` becomes
-/// `blk.3.ffn_up.weight`. Unknown names stay.
-pub fn gguf(name: &str) -> String {
+/// GGUF's name for one of Hugging Face's in a model of `arch`: `model.layers.3.mlp.up_proj.weight`
+/// becomes `blk.3.ffn_up.weight`. Unknown names stay.
+pub fn gguf(arch: &str, name: &str) -> String {
     let fixed = [
         ("model.embed_tokens.weight", "token_embd.weight"),
         ("model.norm.weight", "output_norm.weight"),
@@ -11,6 +11,8 @@ pub fn gguf(name: &str) -> String {
     if let Some((_, found)) = fixed.iter().find(|(from, _)| *from == name) {
         return (*found).to_string();
     }
+    // What Hugging Face calls the norm after attention is for most the one before the rest.
+    let second = if arch == "olmo2" { "post_attention_norm" } else { "ffn_norm" };
     let modules = [
         ("input_layernorm", "attn_norm"),
         ("self_attn.q_proj", "attn_q"),
@@ -20,7 +22,8 @@ pub fn gguf(name: &str) -> String {
         ("self_attn.o_proj", "attn_output"),
         ("self_attn.q_norm", "attn_q_norm"),
         ("self_attn.k_norm", "attn_k_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
+        ("post_attention_layernorm", second),
+        ("post_feedforward_layernorm", "post_ffw_norm"),
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
         ("mlp.gate_up_proj", "ffn_up"),
@@ -43,9 +46,13 @@ mod tests {
 
     #[test]
     fn names_are_translated() {
-        assert_eq!(gguf("model.layers.12.self_attn.o_proj.bias"), "blk.12.attn_output.bias");
-        assert_eq!(gguf("model.layers.0.post_attention_layernorm.weight"), "blk.0.ffn_norm.weight");
-        assert_eq!(gguf("lm_head.weight"), "output.weight");
-        assert_eq!(gguf("something.else"), "something.else");
+        assert_eq!(gguf("llama", "model.layers.12.self_attn.o_proj.bias"), "blk.12.attn_output.bias");
+        assert_eq!(gguf("llama", "model.layers.0.post_attention_layernorm.weight"), "blk.0.ffn_norm.weight");
+        assert_eq!(
+            gguf("olmo2", "model.layers.0.post_attention_layernorm.weight"),
+            "blk.0.post_attention_norm.weight"
+        );
+        assert_eq!(gguf("llama", "lm_head.weight"), "output.weight");
+        assert_eq!(gguf("llama", "something.else"), "something.else");
     }
 }

@@ -121,6 +121,7 @@ impl Config {
             window: None,
             sliding_layers: Vec::new(),
             joined_tensors: false,
+            norms_after: false,
             query_norms: None,
             embedding_scale: 1.0,
             attention_scale: None,

@@ -143,7 +143,7 @@ impl Quantize {
             .map(|part| {
                 let (format, shape) = from.describe(&part.tensor)?;
                 let origin = Origin::Folder(from, part);
-                Ok(Stored { name: names::gguf(&part.tensor), format, shape, origin })
+                Ok(Stored { name: names::gguf(&config.model_type, &part.tensor), format, shape, origin })
             })
             .chain(vectors.iter().map(|(name, values)| {
                 let (name, shape) = ((*name).to_string(), vec![values.len()]);

@@ -1,0 +1,24 @@
+//! model_type `olmo2` (2 OLMo 2 Furious, 2024): a LLaMA that normalises what each half of a layer
+//! adds, instead of what it reads, and all queries and all keys together.
+
+use crate::error::Result;
+use crate::files::{Gguf, JsonFile};
+use crate::graph::Spans;
+use crate::model::Config;
+
+/// Its norms.
+pub fn config(_: &JsonFile, config: &mut Config) -> Result<()> {
+    set(config);
+    Ok(())
+}
+
+/// The same in GGUF.
+pub fn gguf(_: &Gguf, config: &mut Config) -> Result<()> {
+    set(config);
+    Ok(())
+}
+
+fn set(config: &mut Config) {
+    config.query_norms = Some(Spans::All);
+    config.norms_after = true;
+}
