@@ -53,12 +53,14 @@ pub(super) enum Pre {
     Gpt2,
     SmolLm,
     Llama3,
+    /// The words of Llama 3, whose merges count for whole words, too.
+    Dbrx,
     Qwen2,
 }
 
 impl Pre {
     /// The names that files use.
-    const NAMES: [(&'static str, Self); 8] = [
+    const NAMES: [(&'static str, Self); 18] = [
         ("default", Self::Gpt2),
         ("gpt-2", Self::Gpt2),
         ("smollm", Self::SmolLm),
@@ -67,6 +69,16 @@ impl Pre {
         ("llama-v3", Self::Llama3),
         ("qwen2", Self::Qwen2),
         ("deepseek-r1-qwen", Self::Qwen2),
+        ("smaug-bpe", Self::Dbrx),
+        ("dbrx", Self::Dbrx),
+        ("starcoder", Self::SmolLm),
+        ("refact", Self::SmolLm),
+        ("command-r", Self::SmolLm),
+        ("codeshell", Self::SmolLm),
+        ("exaone", Self::SmolLm),
+        ("phi-2", Self::Gpt2),
+        ("mpt", Self::Gpt2),
+        ("olmo", Self::Gpt2),
     ];
 
     fn named(path: &Path, name: &str) -> Result<Self> {
@@ -123,7 +135,7 @@ impl Pre {
         Ok(match self {
             Self::Gpt2 => gpt2.into(),
             Self::SmolLm => PreTokenizers::new(vec![Digits::new(true).into(), gpt2.into()]).into(),
-            Self::Llama3 => PreTokenizers::new(vec![split(LLAMA3_WORDS)?, bytes.into()]).into(),
+            Self::Llama3 | Self::Dbrx => PreTokenizers::new(vec![split(LLAMA3_WORDS)?, bytes.into()]).into(),
             Self::Qwen2 => PreTokenizers::new(vec![split(QWEN2_WORDS)?, bytes.into()]).into(),
         })
     }
