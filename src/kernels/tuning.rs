@@ -53,7 +53,7 @@ pub fn gemv(caps: &Caps, tokens: usize, norm: bool) -> GemvShape {
 }
 
 /// How bytes become floats. On RDNA3 a byte at any place is one instruction away from a float, and
-/// Q4_0 costs 3.1 operations a weight instead of 3.9 (docs/ISA.md). NVIDIA's compiler does better
+/// Q4_0 costs 3.0 operations a weight instead of 3.6 (docs/ISA.md). NVIDIA's compiler does better
 /// with shifts and masks: on an H100 Llama 2 7B in Q4_0 generates 321 tokens a second instead of 282.
 /// No API tells; of the GPUs with a single size of subgroups, 32 is NVIDIA's.
 pub fn bytes(caps: &Caps) -> Part {

@@ -68,6 +68,37 @@ pub struct Config {
 }
 
 impl Config {
+    /// Nothing but what a LLaMA does without: no sizes, and nothing that other families have.
+    pub(super) fn plain() -> Self {
+        Self {
+            model_type: "llama".to_string(),
+            hidden_size: 0,
+            intermediate_size: 0,
+            num_hidden_layers: 0,
+            num_attention_heads: 0,
+            num_key_value_heads: 0,
+            head_dim: 0,
+            vocab_size: 0,
+            max_position_embeddings: 0,
+            rms_norm_eps: 1e-5,
+            rope: Rope::plain(10_000.0, 0),
+            tie_word_embeddings: false,
+            attention_bias: false,
+            attention_output_bias: false,
+            mlp_bias: false,
+            unrotated_layers: Vec::new(),
+            window: None,
+            sliding_layers: Vec::new(),
+            joined_tensors: false,
+            norms_after: false,
+            query_norms: None,
+            embedding_scale: 1.0,
+            attention_scale: None,
+            residual_scale: 1.0,
+            logits_scale: 1.0,
+        }
+    }
+
     /// Reads a `config.json`.
     pub fn from_json(json: &JsonFile) -> Result<Self> {
         let model_type = json.str("model_type")?.to_string();
@@ -103,16 +134,7 @@ impl Config {
             attention_bias,
             attention_output_bias: attention_bias,
             mlp_bias: json.opt_bool("mlp_bias")?.unwrap_or(false),
-            unrotated_layers: Vec::new(),
-            window: None,
-            sliding_layers: Vec::new(),
-            joined_tensors: false,
-            norms_after: false,
-            query_norms: None,
-            embedding_scale: 1.0,
-            attention_scale: None,
-            residual_scale: 1.0,
-            logits_scale: 1.0,
+            ..Self::plain()
         };
         config.validate(|key, message| json.error(key, message))?;
         (architecture.config)(json, &mut config)?;
@@ -154,16 +176,7 @@ impl Config {
             attention_bias: has("blk.0.attn_q.bias"),
             attention_output_bias: has("blk.0.attn_output.bias"),
             mlp_bias: has("blk.0.ffn_gate.bias"),
-            unrotated_layers: Vec::new(),
-            window: None,
-            sliding_layers: Vec::new(),
-            joined_tensors: false,
-            norms_after: false,
-            query_norms: None,
-            embedding_scale: 1.0,
-            attention_scale: None,
-            residual_scale: 1.0,
-            logits_scale: 1.0,
+            ..Self::plain()
         };
         config.validate(|name, message| gguf.error(&gguf_key(arch, name), message))?;
         (architecture.gguf)(gguf, &mut config)?;
@@ -214,7 +227,8 @@ impl Config {
             self.attention_scale.inspect(|scale| writer.f32("granite.attention.scale", *scale));
         }
         writer.f32(&gguf_key(arch, "rope.freq_base"), self.rope.theta as f32);
-        rope::to_gguf(&self.rope, arch, writer).ok_or_else(|| cannot("rope_type", "dynamic scaling"))
+        rope::to_gguf(&self.rope, arch, writer)
+            .ok_or_else(|| cannot("rope_type", "this scaling of rotations"))
     }
 
     /// Values that one token adds to the cache, over all layers.

@@ -11,19 +11,19 @@ use crate::shape::Rows;
 /// Builds the graph; weights carry Hugging Face's tensor names.
 pub fn graph(config: &Config) -> Result<Graph> {
     let mut build = Builder { config, graph: Graph::new(config.rope.clone()) };
-    let table = build.matrix("embed", config.hidden_size, &[("model.embed_tokens", config.vocab_size)])?;
+    let table = build.matrix("embed", config.hidden_size, "model.embed_tokens", config.vocab_size)?;
     let mut x = build.graph.embed_scaled("embed", table, config.embedding_scale);
     for layer in 0..config.num_hidden_layers {
         x = build.attention(layer, x)?;
         x = build.feed_forward(layer, x)?;
     }
     // The logits are linear in the factors of the last norm.
-    let norm = build.norm("norm", "model.norm.weight".to_string(), config.logits_scale);
+    let norm = build.vector("norm", "model.norm.weight".to_string(), config.logits_scale);
     let x = build.graph.rms_norm("norm", x, norm, config.rms_norm_eps, Rows::Outputs)?;
     let head = if config.tie_word_embeddings {
         table
     } else {
-        build.matrix("lm_head", config.hidden_size, &[("lm_head", config.vocab_size)])?
+        build.matrix("lm_head", config.hidden_size, "lm_head", config.vocab_size)?
     };
     build.graph.linear("logits", x, head, None)?;
     Ok(build.graph)
@@ -105,10 +105,8 @@ impl Builder<'_> {
         let attn = self.graph.attention_by(&name("attn"), q, scores)?;
 
         let o_proj = tensor("self_attn.o_proj");
-        let out = self.matrix(&name("o"), heads * head_dim, &[(&o_proj, config.hidden_size)])?;
-        let bias = config
-            .attention_output_bias
-            .then(|| self.bias(&name("o_bias"), &[(&o_proj, config.hidden_size)]));
+        let out = self.matrix(&name("o"), heads * head_dim, &o_proj, config.hidden_size)?;
+        let bias = config.attention_output_bias.then(|| self.bias(&name("o_bias"), &o_proj));
         let mut out = self.graph.linear(&name("o"), attn, out, bias)?;
         if config.norms_after {
             out = self.normalised(&name("attn_norm"), out, tensor("post_attention_layernorm.weight"))?;
@@ -152,8 +150,8 @@ impl Builder<'_> {
         let h = self.graph.swiglu(&name("swiglu"), h)?;
 
         let down = tensor("mlp.down_proj");
-        let weight = self.matrix(&name("down"), wide, &[(&down, config.hidden_size)])?;
-        let bias = config.mlp_bias.then(|| self.bias(&name("down_bias"), &[(&down, config.hidden_size)]));
+        let weight = self.matrix(&name("down"), wide, &down, config.hidden_size)?;
+        let bias = config.mlp_bias.then(|| self.bias(&name("down_bias"), &down));
         let mut h = self.graph.linear(&name("down"), h, weight, bias)?;
         if config.norms_after {
             h = self.normalised(&name("mlp_norm"), h, tensor("post_feedforward_layernorm.weight"))?;
@@ -163,44 +161,24 @@ impl Builder<'_> {
 
     /// `x`, normalised with the factors in `tensor`.
     fn normalised(&mut self, name: &str, x: NodeId, tensor: String) -> Result<NodeId> {
-        let norm = self.norm(name, tensor, 1.0);
+        let norm = self.vector(name, tensor, 1.0);
         self.graph.rms_norm(name, x, norm, self.config.rms_norm_eps, Rows::Tokens)
     }
 
-    fn norm(&mut self, name: &str, tensor: String, scale: f32) -> VectorId {
+    /// A vector as wide as the residual stream, times `scale`.
+    fn vector(&mut self, name: &str, tensor: String, scale: f32) -> VectorId {
         let part = Part { tensor, rows: self.config.hidden_size, order: RowOrder::Stored, within: None };
         self.graph.vector(VectorSpec { name: name.to_string(), parts: vec![part], interleaved: false, scale })
     }
 
-    /// A matrix of one tensor, or of several whose rows alternate.
-    fn matrix(&mut self, name: &str, cols: usize, tensors: &[(&str, usize)]) -> Result<WeightId> {
-        self.graph.weight(WeightSpec {
-            name: name.to_string(),
-            rows: tensors.iter().map(|t| t.1).sum(),
-            cols,
-            parts: stored(tensors, "weight"),
-            interleaved: tensors.len() > 1,
-        })
+    /// The matrix of a tensor.
+    fn matrix(&mut self, name: &str, cols: usize, stem: &str, rows: usize) -> Result<WeightId> {
+        let tensor = format!("{stem}.weight");
+        let parts = vec![Part { tensor, rows, order: RowOrder::Stored, within: None }];
+        self.graph.weight(WeightSpec { name: name.to_string(), rows, cols, parts, interleaved: false })
     }
 
-    fn bias(&mut self, name: &str, tensors: &[(&str, usize)]) -> VectorId {
-        self.graph.vector(VectorSpec {
-            name: name.to_string(),
-            parts: stored(tensors, "bias"),
-            interleaved: tensors.len() > 1,
-            scale: 1.0,
-        })
+    fn bias(&mut self, name: &str, stem: &str) -> VectorId {
+        self.vector(name, format!("{stem}.bias"), 1.0)
     }
-}
-
-fn stored(tensors: &[(&str, usize)], kind: &str) -> Vec<Part> {
-    tensors
-        .iter()
-        .map(|(stem, rows)| Part {
-            tensor: format!("{stem}.{kind}"),
-            rows: *rows,
-            order: RowOrder::Stored,
-            within: None,
-        })
-        .collect()
 }

@@ -102,7 +102,6 @@ impl Config {
             Error::option("preset", format!("expected one of {}, found '{name}'", names().join(", ")))
         })?;
         Ok(Self {
-            model_type: "llama".to_string(),
             hidden_size: preset.hidden,
             intermediate_size: preset.intermediate,
             num_hidden_layers: preset.layers,
@@ -111,22 +110,9 @@ impl Config {
             head_dim: preset.hidden / preset.heads,
             vocab_size: preset.vocab,
             max_position_embeddings: preset.context,
-            rms_norm_eps: 1e-5,
             rope: Rope::plain(preset.theta, preset.hidden / preset.heads),
             tie_word_embeddings: preset.tied,
-            attention_bias: false,
-            attention_output_bias: false,
-            mlp_bias: false,
-            unrotated_layers: Vec::new(),
-            window: None,
-            sliding_layers: Vec::new(),
-            joined_tensors: false,
-            norms_after: false,
-            query_norms: None,
-            embedding_scale: 1.0,
-            attention_scale: None,
-            residual_scale: 1.0,
-            logits_scale: 1.0,
+            ..Self::plain()
         })
     }
 }

@@ -9,10 +9,14 @@ use crate::model::Config;
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
     // Whatever keys of other types a file has.
     (config.attention_bias, config.attention_output_bias, config.mlp_bias) = (true, false, false);
-    if json.opt_bool("use_sliding_window")?.unwrap_or(false) {
-        // The first layers see all positions.
-        let whole = json.opt_usize("max_window_layers")?.unwrap_or(28);
-        super::windows(json, config, |layer| layer >= whole)?;
+    windows(json, config)
+}
+
+/// The windows of Qwen 2 and 3, if they are used: not in the first layers.
+pub fn windows(json: &JsonFile, config: &mut Config) -> Result<()> {
+    if !json.opt_bool("use_sliding_window")?.unwrap_or(false) {
+        return Ok(());
     }
-    Ok(())
+    let whole = json.opt_usize("max_window_layers")?.unwrap_or(28);
+    super::windows(json, config, |layer| layer >= whole)
 }

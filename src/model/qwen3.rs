@@ -4,16 +4,12 @@
 use crate::error::Result;
 use crate::files::{Gguf, JsonFile};
 use crate::graph::Spans;
-use crate::model::Config;
+use crate::model::{Config, qwen2};
 
 /// Its norms and windows.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
     config.query_norms = Some(Spans::Heads);
-    if json.opt_bool("use_sliding_window")?.unwrap_or(false) {
-        let whole = json.opt_usize("max_window_layers")?.unwrap_or(28);
-        super::windows(json, config, |layer| layer >= whole)?;
-    }
-    Ok(())
+    qwen2::windows(json, config)
 }
 
 /// The same in GGUF, which has no windows.
