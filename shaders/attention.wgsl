@@ -1,7 +1,7 @@
 // y[t, h, :] = sum_j softmax_j(scale q[t, h, :] . k[j, :]) v[j, :], j <= pos_t
 //
 // Grid   (kv_heads x blocks of HEADS query heads, n_tokens, splits of the span).
-// Links  step, lane_workgroup*, kv_*, span_*
+// Links  step, lane_workgroup*, kv_*, span_*, cap_*
 //
 // The query heads that share a KV head are the rows of one tile, so each key and value is
 // read once for HEADS of them. Keys come a page at a time, whole keys to an invocation; the
@@ -19,6 +19,7 @@ struct Params {
     pitch: u32,        // of a row of y, in values
     width: u32,        // the part of a row of y that is not padding
     window: u32,       // positions that a token sees, the last ones with its own
+    cap: f32,          // what no score exceeds, where there is a cap
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;     // [T, heads, OCTS * 8]
@@ -87,8 +88,9 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 }
             }
             for (var h = 0u; h < HEADS; h++) {
-                weights[h * PAGE + j] = score[h];
-                seen[h / 4u][h % 4u] = max(seen[h / 4u][h % 4u], score[h]);
+                let value = capped(score[h]);
+                weights[h * PAGE + j] = value;
+                seen[h / 4u][h % 4u] = max(seen[h / 4u][h % 4u], value);
             }
         }
         for (var f = 0u; f < FOURS; f++) {

@@ -1,7 +1,7 @@
 // y[t, h, :] = sum_j softmax_j(scale q[t, h, :] . k[j, :]) v[j, :], j <= pos_t
 //
 // Grid   (kv_heads x blocks of HEADS query heads, n_tokens, splits of the span).
-// Links  step, lane_workgroup*, kv_*, span_*
+// Links  step, lane_workgroup*, kv_*, span_*, cap_*
 //
 // As `attention`, with nothing shared: each invocation attends to every WG-th key with a
 // softmax of its own, and the results are joined once at the end. Queries and sums of all HEADS
@@ -18,6 +18,7 @@ struct Params {
     pitch: u32,        // of a row of y, in values
     width: u32,        // the part of a row of y that is not padding
     window: u32,       // positions that a token sees, the last ones with its own
+    cap: f32,          // what no score exceeds, where there is a cap
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;     // [T, heads, OCTS * 8]
@@ -88,8 +89,9 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 }
             }
             for (var h = 0u; h < HEADS; h++) {
-                scores[h * PAGE + j] = score[h];
-                next[h / 4u][h % 4u] = max(next[h / 4u][h % 4u], score[h]);
+                let value = capped(score[h]);
+                scores[h * PAGE + j] = value;
+                next[h / 4u][h % 4u] = max(next[h / 4u][h % 4u], value);
             }
         }
         for (var h = 0u; h < HEADS; h++) {

@@ -1,7 +1,7 @@
 // y[t, h, :] = sum_j softmax_j(scale q[t, h, :] . k[j, :]) v[j, :], j <= pos_t
 //
 // Grid   (kv_heads x blocks of HEADS query heads, 1, tiles of TOKENS tokens).
-// Links  step, lane_workgroup, kv_*, span_whole
+// Links  step, lane_workgroup, kv_*, span_whole, cap_*
 //
 // As `attention`, for many tokens (Dao, FlashAttention-2): the rows of a tile are HEADS query
 // heads of TOKENS neighbouring tokens, so that a key is read once for all of them. Rows are
@@ -19,6 +19,7 @@ struct Params {
     pitch: u32,        // of a row of y, in values
     width: u32,        // the part of a row of y that is not padding
     window: u32,       // positions that a token sees, the last ones with its own
+    cap: f32,          // what no score exceeds, where there is a cap
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;     // [T, heads, OCTS * 8]
@@ -111,7 +112,9 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             for (var i = 0u; i < KEYS; i++) {
                 // Before the window the difference wraps, beyond any number of positions.
                 let mask = vec4<u32>(n * PAGE + i * LANES + part) - unseen < visible;
-                score[i] = select(vec4<f32>(LOWEST), score[i] * p.scale, mask);
+                let scaled = score[i] * p.scale;
+                let bounded = vec4<f32>(capped(scaled.x), capped(scaled.y), capped(scaled.z), capped(scaled.w));
+                score[i] = select(vec4<f32>(LOWEST), bounded, mask);
                 seen = max(seen, score[i]);
             }
             partial[lane.index] = seen;

@@ -38,6 +38,7 @@ pub mod host;
 pub mod kernels;
 pub mod model;
 mod native;
+pub mod nonlinearity;
 pub mod plan;
 pub mod quant;
 pub mod shape;

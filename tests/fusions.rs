@@ -10,6 +10,7 @@ use support::{assert_close, gpu};
 use wgllama::graph::reference::Reference;
 use wgllama::graph::{Batch, Graph, Heads, NodeId, Op, Out, Part, Rope, RowOrder, WeightSpec};
 use wgllama::kernels::tuning::Tiling;
+use wgllama::nonlinearity::Nonlinearity;
 use wgllama::plan::fuse::{self, RULES, Target};
 use wgllama::plan::{PlanOptions, WeightLayout, lower};
 use wgllama::shape::Rows;
@@ -42,7 +43,7 @@ const GPU: Caps = Caps::nvidia();
 /// Everything that an adapter may be given, for twenty tokens.
 fn target<'a>(keep: &'a [String], layouts: &'a [WeightLayout]) -> Target<'a> {
     let tiling = Some(Tiling { tokens: 20, groups: 128 });
-    Target { keep, layouts, norm: true, swiglu: true, caps: &GPU, attention_groups: 64, pages: 8, tiling }
+    Target { keep, layouts, norm: true, glu: true, caps: &GPU, attention_groups: 64, pages: 8, tiling }
 }
 
 fn layouts(graph: &Graph) -> Vec<WeightLayout> {
@@ -160,7 +161,7 @@ fn gated(wide: usize, bias: bool) -> Graph {
     let norm = g.vector(vector("norm", 64));
     let x = g.embed("x", table);
     let h = g.linear("gate_up", x, gate_up, bias).unwrap();
-    let h = g.swiglu("act", h).unwrap();
+    let h = g.glu("act", h, Nonlinearity::Silu).unwrap();
     let h = g.linear("down", h, down, None).unwrap();
     let y = g.rms_norm("y", h, norm, 1e-5, Rows::Outputs).unwrap();
     g.linear("logits", y, table, None).unwrap();
@@ -173,7 +174,7 @@ fn a_swiglu_goes_into_its_linear() {
         for (wide, bias) in [(100, false), (96, true), (33, true)] {
             let graph = gated(wide, bias);
             let fused = fuse(&graph, &[]);
-            assert_eq!(count(&fused, |op| *op == Op::SwiGlu), 0);
+            assert_eq!(count(&fused, |op| *op == Op::Glu(Nonlinearity::Silu)), 0);
             assert_eq!(fused.nodes.len(), graph.nodes.len() - 1);
             equals_the_reference(&format!("swiglu {wide}"), graph, &caps, ",swiglu");
         }
@@ -187,7 +188,7 @@ fn a_swiglu_of_shards_that_do_not_alternate_stays() {
     let formats = [WeightFormat::F32, WeightFormat::Q8_0];
     layouts[1] = WeightLayout::new(&graph.weights[1], &formats, &Caps::baseline()).unwrap();
     let fused = fuse::fuse(&graph, &target(&[], &layouts));
-    assert_eq!(count(&fused, |op| *op == Op::SwiGlu), 1);
+    assert_eq!(count(&fused, |op| *op == Op::Glu(Nonlinearity::Silu)), 1);
 }
 
 #[test]
@@ -305,7 +306,7 @@ fn long() -> Graph {
     let x = g.add("sum", x, h).unwrap();
     let y = g.linear("plain", x, plain, None).unwrap();
     let h = g.linear("gate_up", x, gate_up, None).unwrap();
-    let h = g.swiglu("act", h).unwrap();
+    let h = g.glu("act", h, Nonlinearity::Silu).unwrap();
     let h = g.linear("down", h, down, None).unwrap();
     let y = g.add("both", h, y).unwrap();
     let y = g.rms_norm("y", y, norm, 1e-5, Rows::Outputs).unwrap();
@@ -318,7 +319,8 @@ fn long_columns_are_shared_to_fill_the_adapter() {
     let graph = long();
     let layouts = layouts(&graph);
     let fused = fuse::fuse(&graph, &Target { norm: false, ..target(&[], &layouts) });
-    for (name, expected) in [("sum", Out::Add), ("act", Out::SwiGlu), ("plain", Out::Store)] {
+    for (name, expected) in [("sum", Out::Add), ("act", Out::Glu(Nonlinearity::Silu)), ("plain", Out::Store)]
+    {
         let op = &fused.nodes[fused.find(name).unwrap().0].op;
         // 1568 columns are three times as many as are worth a merge.
         assert!(matches!(*op, Op::LinearMerge { splits: 3, out } if out == expected), "{name}: {op:?}");

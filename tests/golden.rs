@@ -220,7 +220,10 @@ fn smollm2_gives_the_golden_inside_the_layers() {
     }
 }
 
-const FAMILIES: [&str; 12] = [
+const FAMILIES: [&str; 15] = [
+    "gemma",
+    "gemma2",
+    "gemma3",
     "olmo2",
     "qwen3",
     "phi3",
@@ -240,6 +243,20 @@ fn tiny_models_of_each_family_equal_the_golden() {
     let (Some(shared), Some(gpu)) = (shared(), gpu()) else { return };
     for name in FAMILIES {
         family(&shared.join("models/families").join(name), &gpu);
+    }
+}
+
+/// Folders like those of the families, wherever they come from: all below $WGLLAMA_FAMILIES.
+#[test]
+#[ignore = "needs models that are not in this repository"]
+fn tiny_models_from_elsewhere_equal_their_goldens() {
+    let folder = std::env::var("WGLLAMA_FAMILIES").expect("WGLLAMA_FAMILIES names the folder");
+    let gpu = gpu().expect("an adapter");
+    let mut folders: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    folders.sort();
+    for path in folders.iter().filter(|path| path.join("golden.safetensors").exists()) {
+        println!("{}", path.display());
+        family(path, &gpu);
     }
 }
 

@@ -13,6 +13,7 @@ use wgllama::kernels::pack::Order;
 use wgllama::kernels::tuning::{self, GemvShape};
 use wgllama::kernels::{Dispatch, Part, probe_copy, probe_fma};
 use wgllama::model::{KvCache, Weights};
+use wgllama::nonlinearity::Nonlinearity;
 use wgllama::plan::{Launch, Plan, PlanOptions, Resource, SlotId, Traffic, lower};
 use wgllama::shape::Rows;
 use wgllama::{Activations, Context, KvFormat, Result, WeightFormat};
@@ -260,6 +261,7 @@ impl Case {
             name: "gain".to_string(),
             parts: vec![part],
             interleaved: false,
+            shift: 0.0,
             scale: 1.0,
         });
         let x = graph.embed("x", table);
@@ -273,7 +275,7 @@ impl Case {
         let mut graph = Graph::new(Rope::plain(1e4, 2));
         let table = graph.weight(matrix("table", 2, 2 * width))?;
         let x = graph.embed("x", table);
-        graph.swiglu("y", x)?;
+        graph.glu("y", x, Nonlinearity::Silu)?;
         let formats = (WeightFormat::F32, KvFormat::F32);
         Self::new(context, &graph, formats, first(tokens), |l| l.name == "y", |_, _| ())
     }

@@ -110,7 +110,7 @@ fn describe(subject: &Subject<'_>, args: &Args) -> Result<Vec<String>> {
         "rope             theta {}, {} of {} turn{}",
         config.rope.theta, config.rope.rotated, config.head_dim, config.rope.scaling
     ));
-    lines.push(format!("norm epsilon     {}", config.rms_norm_eps));
+    lines.push(format!("norm epsilon     {}", config.norm_eps));
     lines.push(format!("embeddings       {}", if config.tie_word_embeddings { "tied" } else { "untied" }));
 
     let mut formats: BTreeMap<WeightFormat, (usize, u64)> = BTreeMap::new();

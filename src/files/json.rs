@@ -55,6 +55,13 @@ impl JsonFile {
         &self.path
     }
 
+    /// The same with the keys of `defaults`, a JSON object, that it lacks.
+    pub fn with_defaults(&self, defaults: &str) -> Result<Self> {
+        let mut all = Self { prefix: self.prefix.clone(), ..Self::from_str(&self.path, defaults)? };
+        all.object.extend(self.object.clone());
+        Ok(all)
+    }
+
     /// All keys, in the file's order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.object.keys().map(String::as_str)

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::graph::{
     Graph, Heads, Node, NodeId, Op, Rope, RopeId, Scores, VectorId, VectorSpec, WeightId, WeightSpec,
 };
+use crate::nonlinearity::Nonlinearity;
 use crate::shape::Rows;
 
 impl Graph {
@@ -87,6 +88,22 @@ impl Graph {
         Ok(self.push(name, Op::RmsNorm { weight, eps }, vec![x], width, rows))
     }
 
+    /// As [`rms_norm`](Self::rms_norm), about the rows' means and with an offset.
+    pub fn layer_norm(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        [weight, bias]: [VectorId; 2],
+        eps: f32,
+        rows: Rows,
+    ) -> Result<NodeId> {
+        self.expect_tokens(name, x)?;
+        let width = self.nodes[x.0].width;
+        self.expect(name, "length of the weight", width, self.vectors[weight.0].len())?;
+        self.expect(name, "length of the bias", width, self.vectors[bias.0].len())?;
+        Ok(self.push(name, Op::LayerNorm { weight, bias, eps }, vec![x], width, rows))
+    }
+
     /// Normalises q and k of `qkv` in spans of the lengths of `q` and `k`.
     pub fn head_norm(
         &mut self,
@@ -162,7 +179,7 @@ impl Graph {
 
     /// Attention of `q`, as [`rope_kv`](Self::rope_kv) answered it, to all positions.
     pub fn attention(&mut self, name: &str, q: NodeId, scale: f32) -> Result<NodeId> {
-        self.attention_by(name, q, Scores { scale, window: None })
+        self.attention_by(name, q, Scores::plain(scale))
     }
 
     /// As [`attention`](Self::attention), with other scores.
@@ -177,14 +194,26 @@ impl Graph {
         Ok(self.push(name, Op::Attention { layer, heads, scores }, vec![q], width, Rows::Tokens))
     }
 
-    /// silu(gate) up of alternating gates and ups.
-    pub fn swiglu(&mut self, name: &str, x: NodeId) -> Result<NodeId> {
+    /// act(gate) up of alternating gates and ups.
+    pub fn glu(&mut self, name: &str, x: NodeId, act: Nonlinearity) -> Result<NodeId> {
         self.expect_tokens(name, x)?;
         let width = self.nodes[x.0].width;
         if !width.is_multiple_of(2) {
             return Err(Error::shape(name, format!("the width {width} is not even")));
         }
-        Ok(self.push(name, Op::SwiGlu, vec![x], width / 2, Rows::Tokens))
+        Ok(self.push(name, Op::Glu(act), vec![x], width / 2, Rows::Tokens))
+    }
+
+    /// act(x).
+    pub fn activate(&mut self, name: &str, x: NodeId, act: Nonlinearity) -> NodeId {
+        let (width, rows) = (self.nodes[x.0].width, self.nodes[x.0].rows);
+        self.push(name, Op::Activate(act), vec![x], width, rows)
+    }
+
+    /// cap tanh(x / cap).
+    pub fn soft_cap(&mut self, name: &str, x: NodeId, cap: f32) -> NodeId {
+        let (width, rows) = (self.nodes[x.0].width, self.nodes[x.0].rows);
+        self.push(name, Op::SoftCap { cap }, vec![x], width, rows)
     }
 
     /// a + b.
@@ -263,8 +292,13 @@ mod tests {
     fn a_bias_of_the_wrong_length_is_refused() {
         let (mut g, x) = graph();
         let w = g.weight(matrix(4, 16)).unwrap();
-        let b =
-            g.vector(VectorSpec { name: "b".into(), parts: vec![part(5)], interleaved: false, scale: 1.0 });
+        let b = g.vector(VectorSpec {
+            name: "b".into(),
+            parts: vec![part(5)],
+            interleaved: false,
+            shift: 0.0,
+            scale: 1.0,
+        });
         assert!(g.linear("y", x, w, Some(b)).unwrap_err().to_string().contains("length of the bias"));
     }
 
@@ -285,11 +319,16 @@ mod tests {
     #[test]
     fn rows_of_outputs_go_into_nothing_that_needs_all_tokens() {
         let (mut g, x) = graph();
-        let norm =
-            g.vector(VectorSpec { name: "n".into(), parts: vec![part(16)], interleaved: false, scale: 1.0 });
+        let norm = g.vector(VectorSpec {
+            name: "n".into(),
+            parts: vec![part(16)],
+            interleaved: false,
+            shift: 0.0,
+            scale: 1.0,
+        });
         let y = g.rms_norm("y", x, norm, 1e-5, Rows::Outputs).unwrap();
         assert!(g.rms_norm("z", y, norm, 1e-5, Rows::Outputs).is_err());
-        assert!(g.swiglu("z", y).is_err());
+        assert!(g.glu("z", y, Nonlinearity::Silu).is_err());
         assert!(g.add("z", x, y).is_err());
     }
 

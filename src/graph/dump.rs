@@ -16,7 +16,10 @@ impl Op {
             Self::Attention { .. } => "attention",
             Self::AttentionSplit { .. } => "attention_split",
             Self::AttentionMerge { .. } => "attention_merge",
-            Self::SwiGlu => "swiglu",
+            Self::Glu(act) => act.glu(),
+            Self::Activate(act) => act.name(),
+            Self::SoftCap { .. } => "soft_cap",
+            Self::LayerNorm { .. } => "layer_norm",
             Self::Add { .. } => "add",
             Self::Permute { .. } => "permute",
             Self::FusedLinear { .. } => "fused_linear",
@@ -40,7 +43,9 @@ impl fmt::Display for Graph {
                 | Op::Embed { table: weight, .. } => {
                     write!(f, " {}", self.weights[weight.0].name)?;
                 }
-                Op::RmsNorm { weight, .. } => write!(f, " {}", self.vectors[weight.0].name)?,
+                Op::RmsNorm { weight, .. } | Op::LayerNorm { weight, .. } => {
+                    write!(f, " {}", self.vectors[weight.0].name)?
+                }
                 _ => {}
             }
             writeln!(f, ") [{:?}, {}]", node.rows, node.width)?;

@@ -10,6 +10,7 @@ mod rope;
 pub use batch::{Batch, Token};
 pub use rope::{Rope, RopeScaling, Rotations, yarn_magnitude};
 
+use crate::nonlinearity::Nonlinearity;
 use crate::shape::Rows;
 
 /// A node of a [`Graph`], by its place.
@@ -93,7 +94,9 @@ pub struct VectorSpec {
     pub parts: Vec<Part>,
     /// Whether the parts' values alternate.
     pub interleaved: bool,
-    /// Factor of the stored values.
+    /// Added to the stored values.
+    pub shift: f32,
+    /// Factor of the sums.
     pub scale: f32,
 }
 
@@ -136,9 +139,16 @@ pub struct Scores {
     pub scale: f32,
     /// How many positions a token sees, the last ones with its own; all without a window.
     pub window: Option<usize>,
+    /// What none exceeds: s becomes cap tanh(s / cap) (Gemma 2, 2024).
+    pub cap: Option<f32>,
 }
 
 impl Scores {
+    /// Scores of all positions, times a factor.
+    pub fn plain(scale: f32) -> Self {
+        Self { scale, window: None, cap: None }
+    }
+
     /// The first position that the token at `position` sees.
     pub fn first(&self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
@@ -160,6 +170,15 @@ pub enum Op {
         /// The factors.
         weight: VectorId,
         /// Added to the mean square.
+        eps: f32,
+    },
+    /// (x - mean(x)) / sqrt(var(x) + eps) * weight + bias (Ba et al. 2016).
+    LayerNorm {
+        /// The factors.
+        weight: VectorId,
+        /// What is added.
+        bias: VectorId,
+        /// Added to the variance.
         eps: f32,
     },
     /// `[T, (heads + 2 kv_heads) head_dim]` (q, k, v) -> the same with q and k normalised in spans
@@ -220,8 +239,15 @@ pub enum Op {
         /// Parts of the cache.
         splits: usize,
     },
-    /// `[T, 2 n]` (gate and up alternating) -> `[T, n]`: silu(gate) up (Shazeer 2020).
-    SwiGlu,
+    /// `[T, 2 n]` (gate and up alternating) -> `[T, n]`: act(gate) up (Shazeer 2020).
+    Glu(Nonlinearity),
+    /// act(x).
+    Activate(Nonlinearity),
+    /// cap tanh(x / cap) (Gemma 2, 2024).
+    SoftCap {
+        /// What no result exceeds.
+        cap: f32,
+    },
     /// a + scale b.
     Add {
         /// The factor.
@@ -275,8 +301,8 @@ pub enum Out {
     Store,
     /// They are added in place to the second input, the residual.
     Add,
-    /// Alternating gates and ups: silu(gate) up is the result.
-    SwiGlu,
+    /// Alternating gates and ups: act(gate) up is the result.
+    Glu(Nonlinearity),
 }
 
 /// An operation in its place.

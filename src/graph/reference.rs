@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use crate::dtype::KvFormat;
 use crate::error::{Error, Result};
 use crate::graph::{Batch, Graph, Heads, Node, Op, RopeId, Rotations, Scores, VectorId, WeightId};
+use crate::nonlinearity::Nonlinearity;
 use crate::quant;
 use crate::shape::Rows;
 
@@ -82,12 +83,13 @@ impl<'a> Reference<'a> {
                 batch.tokens.iter().flat_map(|t| row(t.id).map(|v| v * scale)).collect()
             }
             Op::RmsNorm { weight, eps } => {
-                let rows: Vec<usize> = match node.rows {
-                    Rows::Tokens => (0..batch.tokens.len()).collect(),
-                    Rows::Outputs => batch.outputs.iter().map(|&o| o as usize).collect(),
-                };
-                let row = |r: usize| &inputs[0][r * node.width..][..node.width];
-                rows.into_iter().flat_map(|r| rms_norm(row(r), &self.vectors[weight.0], eps)).collect()
+                let rows = rows(node, batch).map(|r| &inputs[0][r * node.width..][..node.width]);
+                rows.flat_map(|row| rms_norm(row, &self.vectors[weight.0], eps)).collect()
+            }
+            Op::LayerNorm { weight, bias, eps } => {
+                let (weight, bias) = (&self.vectors[weight.0], &self.vectors[bias.0]);
+                let rows = rows(node, batch).map(|r| &inputs[0][r * node.width..][..node.width]);
+                rows.flat_map(|row| layer_norm(row, weight, bias, eps)).collect()
             }
             Op::Linear { weight, bias } => {
                 let spec = &self.graph.weights[weight.0];
@@ -109,7 +111,9 @@ impl<'a> Reference<'a> {
             }
             Op::RopeKv { layer, heads, rope } => self.rope_kv(layer, heads, rope, inputs[0], batch),
             Op::Attention { layer, heads, scores } => self.attention(layer, heads, scores, inputs[0], batch),
-            Op::SwiGlu => inputs[0].chunks_exact(2).map(|p| silu(p[0]) * p[1]).collect(),
+            Op::Glu(act) => inputs[0].chunks_exact(2).map(|p| activated(act, p[0]) * p[1]).collect(),
+            Op::Activate(act) => inputs[0].iter().map(|x| activated(act, *x)).collect(),
+            Op::SoftCap { cap } => inputs[0].iter().map(|x| cap * (x / cap).tanh()).collect(),
             Op::Permute { order } => {
                 let order = &self.vectors[order.0];
                 let rows = inputs[0].chunks_exact(order.len());
@@ -176,8 +180,10 @@ impl<'a> Reference<'a> {
                 let at = |j: usize| (j * kv_heads + head / (n / kv_heads)) * head_dim;
                 let position = token.position as usize;
                 let seen = scores.first(position)..position + 1;
-                let scores: Vec<f64> =
-                    seen.clone().map(|j| dot(query, &keys[at(j)..][..head_dim]) * scale).collect();
+                let capped =
+                    |s: f64| scores.cap.map_or(s, |cap| f64::from(cap) * (s / f64::from(cap)).tanh());
+                let score = |j: usize| capped(dot(query, &keys[at(j)..][..head_dim]) * scale);
+                let scores: Vec<f64> = seen.clone().map(score).collect();
                 let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
                 let total: f64 = weights.iter().sum();
@@ -196,8 +202,34 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
-fn silu(x: f32) -> f32 {
-    (f64::from(x) / (1.0 + (-f64::from(x)).exp())) as f32
+/// The tokens whose rows a node works on.
+fn rows<'a>(node: &Node, batch: &'a Batch) -> Box<dyn Iterator<Item = usize> + 'a> {
+    match node.rows {
+        Rows::Tokens => Box::new(0..batch.tokens.len()),
+        Rows::Outputs => Box::new(batch.outputs.iter().map(|&o| o as usize)),
+    }
+}
+
+fn activated(act: Nonlinearity, x: f32) -> f32 {
+    let x = f64::from(x);
+    let y = match act {
+        Nonlinearity::Silu => x / (1.0 + (-x).exp()),
+        Nonlinearity::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            0.5 * x * (1.0 + u.tanh())
+        }
+        Nonlinearity::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+    };
+    y as f32
+}
+
+fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / x.len() as f64;
+    let centred: Vec<f64> = x.iter().map(|&v| f64::from(v) - mean).collect();
+    let variance = centred.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
+    let scale = 1.0 / (variance + f64::from(eps)).sqrt();
+    let affine = centred.iter().zip(weight).zip(bias);
+    affine.map(|((v, &w), &b)| (v * scale * f64::from(w) + f64::from(b)) as f32).collect()
 }
 
 fn linear(weight: &[f32], x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {

@@ -17,6 +17,7 @@ params! {
         pitch: u32,
         width: u32,
         window: u32,
+        cap: f32,
     }
 }
 
@@ -35,6 +36,8 @@ pub struct Attention {
     pub scale: f32,
     /// How many positions a token sees, if not all.
     pub window: Option<usize>,
+    /// What no score exceeds, if there is a cap.
+    pub cap: Option<f32>,
     /// Format of the cache.
     pub kv: KvFormat,
     /// Workgroups that share the cache of a token; with more than one each leaves a part for
@@ -71,7 +74,8 @@ fn heads_per_group(group_heads: usize, shape: Shape) -> usize {
     group_heads.div_ceil(group_heads.div_ceil(shape.heads))
 }
 
-fn variant(shape: Shape, lane: Part, kv: KvFormat, heads: usize, stored: usize, splits: usize) -> Variant {
+fn variant(shape: Shape, parts: [Part; 3], heads: usize, stored: usize, splits: usize) -> Variant {
+    let [lane, kv, cap] = parts;
     let (span, count) = if splits > 1 { (Part::SpanSplit, 5) } else { (Part::SpanWhole, 4) };
     let numbers = [
         ("WG", shape.wg),
@@ -81,7 +85,7 @@ fn variant(shape: Shape, lane: Part, kv: KvFormat, heads: usize, stored: usize, 
         ("SPLITS", splits as u32),
     ];
     let kernel = if shape.keys { &attention_keys::ATTENTION_KEYS } else { &ATTENTION };
-    Variant::new(kernel, &[Part::Step, lane, Part::Kv(kv), span], &numbers[..count])
+    Variant::new(kernel, &[Part::Step, lane, kv, span, cap], &numbers[..count])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -102,7 +106,10 @@ pub(super) fn all_variants(caps: &Caps) -> Vec<Variant> {
             for (group_heads, stored) in [(1, 8), (3, 64), (4, 128), (8, 80), (8, 256)] {
                 let shape = tuning::attention(caps, group_heads, stored);
                 let heads = heads_per_group(group_heads, shape);
-                all.extend([1, 8].map(|splits| variant(shape, lane, kv, heads, stored, splits)));
+                for (splits, cap) in [(1, None), (8, None), (1, Some(50.0))] {
+                    let parts = [lane, Part::Kv(kv), cap_part(cap)];
+                    all.push(variant(shape, parts, heads, stored, splits));
+                }
             }
         }
     }
@@ -125,7 +132,13 @@ pub(super) fn params(problem: &Attention, blocks: usize) -> AttentionParams {
         pitch: padded(width) as u32,
         width: width as u32,
         window: window(problem.window),
+        cap: problem.cap.unwrap_or(f32::MAX),
     }
+}
+
+/// The part for scores with or without a cap.
+pub(super) fn cap_part(cap: Option<f32>) -> Part {
+    if cap.is_some() { Part::CapTanh } else { Part::CapNone }
 }
 
 /// A window as kernels have it: one that no text fills, if there is none.
@@ -140,8 +153,9 @@ pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
     let shape = tuning::attention(caps, group_heads, stored);
     let heads = heads_per_group(group_heads, shape);
     let blocks = group_heads.div_ceil(heads);
+    let parts = [tuning::workgroup_lane(caps), Part::Kv(problem.kv), cap_part(problem.cap)];
     Dispatch {
-        variant: variant(shape, tuning::workgroup_lane(caps), problem.kv, heads, stored, problem.splits),
+        variant: variant(shape, parts, heads, stored, problem.splits),
         params: params(problem, blocks).words(),
         grid: Grid::PerRow { groups: (problem.kv_heads * blocks) as u32, splits: problem.splits as u32 },
         rows: Rows::Tokens,

@@ -3,7 +3,7 @@
 
 use crate::caps::Caps;
 use crate::dtype::KvFormat;
-use crate::kernels::attention::{Attention, AttentionParams, params};
+use crate::kernels::attention::{Attention, AttentionParams, cap_part, params};
 use crate::kernels::{Dispatch, Grid, PAGE, Part, Rows, Variant, kernel, tuning};
 use crate::shape::stored_head_dim;
 
@@ -24,17 +24,19 @@ const ROWS: usize = WG / 8 * 4;
 /// The most query heads of one workgroup.
 const MOST_HEADS: usize = 8;
 
-fn variant(kv: KvFormat, heads: usize, stored: usize) -> Variant {
+fn variant(kv: KvFormat, cap: Option<f32>, heads: usize, stored: usize) -> Variant {
     let numbers =
         [("WG", WG as u32), ("PAGE", PAGE as u32), ("HEADS", heads as u32), ("OCTS", stored as u32 / 8)];
-    let parts = [Part::Step, Part::LaneWorkgroup, Part::Kv(kv), Part::SpanWhole];
+    let parts = [Part::Step, Part::LaneWorkgroup, Part::Kv(kv), Part::SpanWhole, cap_part(cap)];
     Variant::new(&ATTENTION_PREFILL, &parts, &numbers)
 }
 
 fn variants(_: &Caps) -> Vec<Variant> {
     let mut all = Vec::new();
     for kv in KvFormat::ALL {
-        all.extend([(1, 8), (3, 64), (4, 128), (8, 80), (8, 256)].map(|(h, stored)| variant(kv, h, stored)));
+        for (heads, stored) in [(1, 8), (3, 64), (4, 128), (8, 80), (8, 256)] {
+            all.extend([None, Some(50.0)].map(|cap| variant(kv, cap, heads, stored)));
+        }
     }
     all
 }
@@ -48,7 +50,7 @@ pub fn select(problem: &Attention, max_tokens: usize, caps: &Caps) -> Option<Dis
     let blocks = group_heads.div_ceil(MOST_HEADS);
     let heads = group_heads.div_ceil(blocks);
     Some(Dispatch {
-        variant: variant(problem.kv, heads, stored_head_dim(problem.head_dim)),
+        variant: variant(problem.kv, problem.cap, heads, stored_head_dim(problem.head_dim)),
         params: params(problem, blocks).words(),
         grid: Grid::Layers { groups: (problem.kv_heads * blocks) as u32, cols: (ROWS / heads) as u32 },
         rows: Rows::Tokens,

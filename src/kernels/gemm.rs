@@ -55,7 +55,7 @@ pub(super) fn problems(caps: &Caps) -> Vec<Gemv> {
     let bytes = tuning::bytes(caps);
     let mut all = Vec::new();
     for format in WeightFormat::ALL {
-        for out in [Out::Store, Out::Add, Out::Swiglu] {
+        for out in Out::ALL {
             for (bias, batch) in [(false, Rows::Tokens), (true, Rows::Tokens), (false, Rows::Outputs)] {
                 all.push(Gemv { format, out, bias, batch, max_batch: 64, bytes, ..Gemv::SMALL });
             }

@@ -19,14 +19,14 @@ fn variant(out: Out, wg: u32) -> Variant {
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
-    [Out::Store, Out::Add, Out::Swiglu].map(|out| variant(out, tuning::flat(caps))).to_vec()
+    Out::ALL.map(|out| variant(out, tuning::flat(caps))).to_vec()
 }
 
 /// Sums in a row of the product of a linear whose result is `width` wide, with the padding.
 pub fn part_values(width: usize, out: Out) -> usize {
     match out {
         Out::Store | Out::Add => padded(width),
-        Out::Swiglu => 2 * padded(width),
+        Out::Glu(_) => 2 * padded(width),
     }
 }
 

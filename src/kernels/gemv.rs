@@ -7,6 +7,7 @@ use crate::dtype::{Activations, WeightFormat};
 use crate::kernels::pack::Order;
 use crate::kernels::tuning::{self, GemvShape};
 use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params};
+use crate::nonlinearity::Nonlinearity;
 use crate::shape::{GROUP, MAX_COLS, padded};
 
 params! {
@@ -24,16 +25,25 @@ pub enum Out {
     /// It is added to the output.
     Add,
     /// Alternating gates and ups become one output.
-    Swiglu,
+    Glu(Nonlinearity),
 }
 
 impl Out {
+    /// All, for enumeration: each makes another variant.
+    pub const ALL: [Self; 5] = [
+        Self::Store,
+        Self::Add,
+        Self::Glu(Nonlinearity::Silu),
+        Self::Glu(Nonlinearity::GeluTanh),
+        Self::Glu(Nonlinearity::Gelu),
+    ];
+
     /// The part that does it.
     pub fn part(self) -> Part {
         match self {
             Self::Store => Part::OutStore,
             Self::Add => Part::OutAdd,
-            Self::Swiglu => Part::OutSwiglu,
+            Self::Glu(act) => Part::OutGlu(act),
         }
     }
 }
@@ -141,7 +151,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
         for max_batch in 1..=MAX_COLS + 1 {
             let plain = Gemv { format, max_batch, bytes: tuning::bytes(caps), ..Gemv::SMALL };
             let mut problems = vec![Gemv { batch: Rows::Outputs, ..plain }];
-            for out in [Out::Store, Out::Add, Out::Swiglu] {
+            for out in Out::ALL {
                 for bias in [false, true] {
                     problems.push(Gemv { out, bias, ..plain });
                     if tuning::norm_prologue(caps, max_batch) {

@@ -9,6 +9,7 @@ use crate::kernels::gemv::{self, Gemv, GemvParams, Out};
 use crate::kernels::pack::Order;
 use crate::kernels::tuning::{self, GemvShape};
 use crate::kernels::{Dispatch, Part, Rows, Variant, kernel};
+use crate::nonlinearity::Nonlinearity;
 use crate::shape::MAX_COLS;
 
 kernel!(
@@ -45,7 +46,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
                 Gemv { norm, ..plain },
                 Gemv { norm, bias: true, ..plain },
                 Gemv { out: Out::Add, ..plain },
-                Gemv { norm, out: Out::Swiglu, ..plain },
+                Gemv { norm, out: Out::Glu(Nonlinearity::Silu), ..plain },
             ];
             all.extend(problems.iter().map(|p| variant(shape(p, caps), p)));
         }

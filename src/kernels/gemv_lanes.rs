@@ -7,6 +7,7 @@ use crate::kernels::gemv::{Gemv, GemvParams, Out};
 use crate::kernels::pack::Order;
 use crate::kernels::tuning::{self, LanesShape};
 use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel};
+use crate::nonlinearity::Nonlinearity;
 
 kernel!(
     GEMV_LANES,
@@ -35,7 +36,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
                 (Out::Store, false, None, Rows::Outputs),
                 (Out::Store, true, norm, Rows::Tokens),
                 (Out::Add, true, None, Rows::Tokens),
-                (Out::Swiglu, false, norm, Rows::Tokens),
+                (Out::Glu(Nonlinearity::Silu), false, norm, Rows::Tokens),
             ] {
                 let max_batch = cols as usize;
                 let problem =

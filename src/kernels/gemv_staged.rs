@@ -32,7 +32,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
     for format in WeightFormat::ALL {
         let plain = Gemv { format, bytes: tuning::bytes(caps), ..Gemv::SMALL };
         all.push(variant(&Gemv { batch: Rows::Outputs, ..plain }, wg, caps));
-        for out in [Out::Store, Out::Add, Out::Swiglu] {
+        for out in Out::ALL {
             for (bias, norm) in [(false, None), (true, None), (false, Some(1e-5)), (true, Some(1e-5))] {
                 all.push(variant(&Gemv { out, bias, norm, ..plain }, wg, caps));
             }

@@ -2,6 +2,7 @@
 //! and a grid for a problem on an adapter. Names no graphics API; `gpu` runs what is chosen
 //! here. To add a kernel: `shaders/x.wgsl`, `x.rs` here, and a line in [`KERNELS`].
 
+pub mod activate;
 pub mod add;
 pub mod attention;
 pub mod attention_keys;
@@ -15,7 +16,9 @@ pub mod gemv;
 pub mod gemv_int8;
 pub mod gemv_lanes;
 pub mod gemv_staged;
+pub mod glu;
 pub mod head_norm;
+pub mod layer_norm;
 pub mod link;
 pub mod pack;
 pub mod permute;
@@ -25,7 +28,6 @@ pub mod rms_norm;
 pub mod rope_kv;
 pub mod sample;
 pub mod sample_scan;
-pub mod swiglu;
 pub mod tuning;
 pub mod variant;
 
@@ -171,7 +173,7 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 22] = [
+pub static KERNELS: [&KernelDecl; 24] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
@@ -186,7 +188,9 @@ pub static KERNELS: [&KernelDecl; 22] = [
     &attention_keys::ATTENTION_KEYS,
     &attention_prefill::ATTENTION_PREFILL,
     &attention_merge::ATTENTION_MERGE,
-    &swiglu::SWIGLU,
+    &glu::GLU,
+    &activate::ACTIVATE,
+    &layer_norm::LAYER_NORM,
     &add::ADD,
     &head_norm::HEAD_NORM,
     &permute::PERMUTE,

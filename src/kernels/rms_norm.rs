@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation; see `shaders/rms_norm.wgsl`.
 
 use crate::caps::Caps;
-use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params, tuning};
+use crate::kernels::{Dispatch, Grid, KernelDecl, Part, Rows, Variant, kernel, params, tuning};
 use crate::shape::padded;
 
 params! {
@@ -22,27 +22,40 @@ pub struct RmsNorm {
     pub rows: Rows,
 }
 
-fn variant(lane: Part, rows: Rows, wg: u32) -> Variant {
-    Variant::new(&RMS_NORM, &[Part::Step, Part::rows(rows), lane], &[("WG", wg)])
+fn variant(kernel: &'static KernelDecl, lane: Part, rows: Rows, wg: u32) -> Variant {
+    Variant::new(kernel, &[Part::Step, Part::rows(rows), lane], &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
+    all_variants(&RMS_NORM, caps)
+}
+
+/// Of this kernel or of `layer_norm`.
+pub(super) fn all_variants(kernel: &'static KernelDecl, caps: &Caps) -> Vec<Variant> {
     let mut lanes = vec![Part::LaneWorkgroup];
     if caps.subgroup.is_some() {
         lanes.push(Part::LaneWorkgroupSubgroup);
     }
-    lanes.iter().flat_map(|&l| [variant(l, Rows::Tokens, 64), variant(l, Rows::Outputs, 64)]).collect()
+    lanes
+        .iter()
+        .flat_map(|&l| [Rows::Tokens, Rows::Outputs].map(|rows| variant(kernel, l, rows, 64)))
+        .collect()
 }
 
 /// One workgroup a row.
 pub fn select(problem: &RmsNorm, caps: &Caps) -> Dispatch {
+    dispatch(&RMS_NORM, problem, caps)
+}
+
+/// By this kernel or by `layer_norm`.
+pub(super) fn dispatch(kernel: &'static KernelDecl, problem: &RmsNorm, caps: &Caps) -> Dispatch {
     let params = RmsNormParams {
         quads: padded(problem.width) as u32 / 4,
         width: problem.width as f32,
         eps: problem.eps,
     };
     Dispatch {
-        variant: variant(tuning::workgroup_lane(caps), problem.rows, 64),
+        variant: variant(kernel, tuning::workgroup_lane(caps), problem.rows, 64),
         params: params.words(),
         grid: Grid::Flat { per_row: 1, per_group: 1 },
         rows: problem.rows,

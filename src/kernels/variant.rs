@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::dtype::{KvFormat, WeightFormat};
 use crate::kernels::{Access, Binding, KernelDecl, Rows};
+use crate::nonlinearity::Nonlinearity;
 
 /// A part that is linked into a kernel; see `shaders/README.md` for what each provides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,7 +31,11 @@ pub enum Part {
     XUniform,
     OutStore,
     OutAdd,
-    OutSwiglu,
+    OutGlu(Nonlinearity),
+    Act(Nonlinearity),
+    ActCap,
+    CapNone,
+    CapTanh,
     NormNone,
     NormRms,
     BiasNone,
@@ -72,7 +77,9 @@ impl Part {
             Self::XUniform,
             Self::OutStore,
             Self::OutAdd,
-            Self::OutSwiglu,
+            Self::ActCap,
+            Self::CapNone,
+            Self::CapTanh,
             Self::NormNone,
             Self::NormRms,
             Self::BiasNone,
@@ -83,6 +90,8 @@ impl Part {
             Self::SpanSplit,
             Self::Choice,
         ];
+        all.extend(Nonlinearity::ALL.map(Self::OutGlu));
+        all.extend(Nonlinearity::ALL.map(Self::Act));
         all.extend(WeightFormat::ALL.map(Self::Weight));
         all.extend(KvFormat::ALL.map(Self::Kv));
         all
@@ -129,7 +138,13 @@ impl Part {
             Self::XUniform => part!("x_uniform"),
             Self::OutStore => part!("out_store"),
             Self::OutAdd => part!("out_add"),
-            Self::OutSwiglu => part!("out_swiglu"),
+            Self::OutGlu(_) => part!("out_glu"),
+            Self::Act(Nonlinearity::Silu) => part!("act_silu"),
+            Self::Act(Nonlinearity::GeluTanh) => part!("act_gelu_tanh"),
+            Self::Act(Nonlinearity::Gelu) => part!("act_gelu"),
+            Self::ActCap => part!("act_cap"),
+            Self::CapNone => part!("cap_none"),
+            Self::CapTanh => part!("cap_tanh"),
             Self::NormNone => part!("norm_none"),
             Self::NormRms => part!("norm_rms"),
             Self::BiasNone => part!("bias_none"),
@@ -158,6 +173,7 @@ impl Part {
             | Self::OrderRows
             | Self::XStorage
             | Self::OutStore
+            | Self::CapNone
             | Self::NormNone
             | Self::BiasNone
             | Self::RowsTokens
@@ -174,7 +190,9 @@ impl Part {
             Self::OrderBundles => Some("bundles"),
             Self::XUniform => Some("uniform"),
             Self::OutAdd => Some("add"),
-            Self::OutSwiglu => Some("swiglu"),
+            Self::OutGlu(act) => Some(act.glu()),
+            Self::Act(act) => Some(act.name()),
+            Self::ActCap | Self::CapTanh => Some("cap"),
             Self::NormRms => Some("norm"),
             Self::BiasVector => Some("bias"),
             Self::RowsOutputs => Some("outputs"),
@@ -197,7 +215,11 @@ impl Part {
     /// A part that it calls, which is linked with it.
     pub fn needs(self) -> Option<Self> {
         use WeightFormat::{IQ4_NL, IQ4_XS};
-        matches!(self, Self::Weight(IQ4_NL | IQ4_XS)).then_some(Self::Codebook)
+        match self {
+            Self::Weight(IQ4_NL | IQ4_XS) => Some(Self::Codebook),
+            Self::OutGlu(act) => Some(Self::Act(act)),
+            _ => None,
+        }
     }
 
     /// Whether the part uses subgroup operations.

@@ -6,7 +6,8 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::graph::{Rope, Spans};
-use crate::model::{rope, smollm3};
+use crate::model::rope;
+use crate::nonlinearity::Nonlinearity;
 
 /// Larger sizes than any model's are refused, so that no product of them overflows.
 const MAX_SIZE: usize = 1 << 24;
@@ -33,16 +34,28 @@ pub struct Config {
     pub vocab_size: usize,
     /// Positions that the model was trained for.
     pub max_position_embeddings: usize,
-    /// Added to the mean square in normalisation.
-    pub rms_norm_eps: f32,
+    /// Where a layer is normalised.
+    pub norms: Norms,
+    /// How.
+    pub norm_kind: NormKind,
+    /// Added to the mean square in normalisation, or to the variance.
+    pub norm_eps: f32,
+    /// Added to the factors of norms, as files have them.
+    pub norm_shift: f32,
     /// The rotation of positions.
     pub rope: Rope,
+    /// Another one for layers with a window, if they have one of their own.
+    pub sliding_rope: Option<Rope>,
     /// Whether the embedding is the output matrix, too.
     pub tie_word_embeddings: bool,
     /// Whether q, k and v have biases.
     pub attention_bias: bool,
     /// Whether the attention's output has a bias.
     pub attention_output_bias: bool,
+    /// The function in the feed-forward part.
+    pub hidden_act: Nonlinearity,
+    /// Whether its result is a gate for a second matrix's.
+    pub gated: bool,
     /// Whether the feed-forward matrices have biases.
     pub mlp_bias: bool,
     /// Layers whose q and k do not turn.
@@ -53,18 +66,52 @@ pub struct Config {
     pub sliding_layers: Vec<usize>,
     /// Whether q, k and v are one tensor, and gate and up another.
     pub joined_tensors: bool,
-    /// Whether attention and feed-forward part are normalised after, not before.
-    pub norms_after: bool,
     /// What of q and of k is normalised together, if they are.
     pub query_norms: Option<Spans>,
     /// Factor of the embedding.
     pub embedding_scale: f32,
     /// Factor of the scores, if not 1 / sqrt(head_dim).
     pub attention_scale: Option<f32>,
+    /// What no score exceeds, if there is a cap.
+    pub attention_cap: Option<f32>,
     /// Factor of what layers add to the residual stream.
     pub residual_scale: f32,
     /// Factor of the logits.
     pub logits_scale: f32,
+    /// What no logit exceeds, if there is a cap.
+    pub logits_cap: Option<f32>,
+}
+
+/// Where the two parts of a layer, attention and feed-forward, are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// What they read.
+    Before,
+    /// What they add to the residual stream.
+    After,
+    /// Both.
+    Both,
+}
+
+impl Norms {
+    /// Whether what the parts read is normalised.
+    pub fn before(self) -> bool {
+        self != Self::After
+    }
+
+    /// Whether what they add is.
+    pub fn after(self) -> bool {
+        self != Self::Before
+    }
+}
+
+/// How rows are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// By the root of their mean square.
+    Rms,
+    /// About their mean, with an offset.
+    Layer,
 }
 
 impl Config {
@@ -80,22 +127,29 @@ impl Config {
             head_dim: 0,
             vocab_size: 0,
             max_position_embeddings: 0,
-            rms_norm_eps: 1e-5,
+            norms: Norms::Before,
+            norm_kind: NormKind::Rms,
+            norm_eps: 1e-5,
+            norm_shift: 0.0,
             rope: Rope::plain(10_000.0, 0),
+            sliding_rope: None,
             tie_word_embeddings: false,
             attention_bias: false,
             attention_output_bias: false,
+            hidden_act: Nonlinearity::Silu,
+            gated: true,
             mlp_bias: false,
             unrotated_layers: Vec::new(),
             window: None,
             sliding_layers: Vec::new(),
             joined_tensors: false,
-            norms_after: false,
             query_norms: None,
             embedding_scale: 1.0,
             attention_scale: None,
+            attention_cap: None,
             residual_scale: 1.0,
             logits_scale: 1.0,
+            logits_cap: None,
         }
     }
 
@@ -103,9 +157,15 @@ impl Config {
     pub fn from_json(json: &JsonFile) -> Result<Self> {
         let model_type = json.str("model_type")?.to_string();
         let architecture = super::architecture(&model_type)?;
-        if let Some(act) = json.opt_str("hidden_act")?.filter(|a| *a != "silu") {
-            return Err(json.error("hidden_act", format!("expected 'silu', found '{act}'")));
-        }
+        let json = &json.with_defaults(architecture.defaults)?;
+        let act = match json.opt_str("hidden_activation")? {
+            Some(act) => Some(("hidden_activation", act)),
+            None => json.opt_str("hidden_act")?.map(|act| ("hidden_act", act)),
+        };
+        let (key, act) = act.unwrap_or(("hidden_act", "silu"));
+        let hidden_act = Nonlinearity::from_name(act).ok_or_else(|| {
+            json.error(key, format!("'{act}' is not supported; supported: {}", Nonlinearity::NAMES))
+        })?;
         let hidden_size = json.usize("hidden_size")?;
         let heads = json.usize("num_attention_heads")?;
         let head_dim = match json.opt_usize("head_dim")? {
@@ -128,11 +188,12 @@ impl Config {
             head_dim,
             vocab_size: json.usize("vocab_size")?,
             max_position_embeddings: positions,
-            rms_norm_eps: json.opt_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            norm_eps: json.opt_f64("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             rope: rope::from_json(json, head_dim, positions)?,
             tie_word_embeddings: json.opt_bool("tie_word_embeddings")?.unwrap_or(false),
             attention_bias,
             attention_output_bias: attention_bias,
+            hidden_act,
             mlp_bias: json.opt_bool("mlp_bias")?.unwrap_or(false),
             ..Self::plain()
         };
@@ -144,7 +205,7 @@ impl Config {
     /// Reads GGUF metadata; `has` tells whether the file holds a tensor.
     pub fn from_gguf(gguf: &Gguf, vocab_size: usize, has: impl Fn(&str) -> bool) -> Result<Self> {
         let arch = gguf.str("general.architecture")?;
-        let architecture = super::architecture(arch)?;
+        let architecture = super::architecture_in_gguf(arch)?;
         let key = |name: &str| format!("{arch}.{name}");
         let size = |name: &str| -> Result<usize> {
             let value = gguf.u64(&key(name))?;
@@ -161,7 +222,7 @@ impl Config {
         let head_dim = optional("attention.key_length")?.unwrap_or(hidden_size / heads.max(1));
         let positions = optional("context_length")?.unwrap_or(2048);
         let mut config = Self {
-            model_type: arch.to_string(),
+            model_type: architecture.model_type.to_string(),
             hidden_size,
             intermediate_size: size("feed_forward_length")?,
             num_hidden_layers: size("block_count")?,
@@ -170,7 +231,7 @@ impl Config {
             head_dim,
             vocab_size,
             max_position_embeddings: positions,
-            rms_norm_eps: gguf.opt_f32(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
+            norm_eps: gguf.opt_f32(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(1e-5),
             rope: rope::from_gguf(gguf, arch, head_dim, positions)?,
             tie_word_embeddings: !has("output.weight"),
             attention_bias: has("blk.0.attn_q.bias"),
@@ -193,17 +254,8 @@ impl Config {
             key: key.to_string(),
             message: format!("GGUF has no key for {what} of '{}'", self.model_type),
         };
-        if self.unrotated_layers != if arch == "smollm3" { smollm3::usual(self) } else { Vec::new() } {
-            return Err(cannot("no_rope_layers", "these layers without rotation"));
-        }
         writer.string("general.architecture", arch);
-        let window =
-            self.window.filter(|w| *w < self.max_position_embeddings && !self.sliding_layers.is_empty());
-        match window.map(u32::try_from) {
-            Some(Ok(window)) if arch == "phi3" => writer.u32("phi3.attention.sliding_window", window),
-            Some(_) => return Err(cannot("sliding_window", "the windows")),
-            None => (),
-        }
+        (architecture.to_gguf)(self, writer).map_err(|Unwritable { key, what }| cannot(key, what))?;
         let sizes = [
             ("max_position_embeddings", self.max_position_embeddings),
             ("hidden_size", self.hidden_size),
@@ -219,16 +271,19 @@ impl Config {
         for (name, size) in sizes {
             writer.u32(&gguf_key(arch, name), u32::try_from(size).unwrap_or(u32::MAX));
         }
-        writer.f32(&gguf_key(arch, "rms_norm_eps"), self.rms_norm_eps);
-        if arch == "granite" {
-            writer.f32("granite.embedding_scale", self.embedding_scale);
-            writer.f32("granite.residual_scale", self.residual_scale);
-            writer.f32("granite.logit_scale", 1.0 / self.logits_scale);
-            self.attention_scale.inspect(|scale| writer.f32("granite.attention.scale", *scale));
-        }
+        let epsilon = match self.norm_kind {
+            NormKind::Rms => "rms_norm_eps",
+            NormKind::Layer => "attention.layer_norm_epsilon",
+        };
+        writer.f32(&gguf_key(arch, epsilon), self.norm_eps);
         writer.f32(&gguf_key(arch, "rope.freq_base"), self.rope.theta as f32);
         rope::to_gguf(&self.rope, arch, writer)
             .ok_or_else(|| cannot("rope_type", "this scaling of rotations"))
+    }
+
+    /// The window, where there are layers that have one and texts that exceed it.
+    pub(super) fn used_window(&self) -> Option<usize> {
+        self.window.filter(|w| *w < self.max_position_embeddings && !self.sliding_layers.is_empty())
     }
 
     /// Values that one token adds to the cache, over all layers.
@@ -264,12 +319,20 @@ impl Config {
             );
             return Err(error("num_key_value_heads", message));
         }
-        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps > 0.0) {
-            let message = format!("expected a positive number, found {}", self.rms_norm_eps);
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
+            let message = format!("expected a positive number, found {}", self.norm_eps);
             return Err(error("rms_norm_eps", message));
         }
         Ok(())
     }
+}
+
+/// What GGUF has no key for, by its key in a `config.json`.
+pub struct Unwritable {
+    /// The key.
+    pub key: &'static str,
+    /// What it says.
+    pub what: &'static str,
 }
 
 /// The GGUF key for one of our names.

@@ -186,7 +186,10 @@ impl ModelFiles {
     pub(super) fn stored_name(&self, name: &str) -> String {
         match &self.container {
             Container::Folder(_) => name.to_string(),
-            Container::Gguf(_) => names::gguf(&self.config.model_type, name),
+            Container::Gguf(_) => {
+                let own = architecture(&self.config.model_type).map_or(&[][..], |a| a.modules);
+                names::gguf(own, name)
+            }
         }
     }
 
@@ -243,7 +246,7 @@ impl ModelFiles {
             let tensor = self.tensor(&part.tensor)?;
             let mut stored = vec![0.0; tensor.len()];
             quant::decode(tensor.format, &tensor.bytes, &mut stored);
-            stored.iter_mut().for_each(|value| *value *= spec.scale);
+            stored.iter_mut().for_each(|value| *value = (*value + spec.shift) * spec.scale);
             columns.push((0..part.rows).map(|r| stored[self.stored_row(part, r)]).collect::<Vec<_>>());
         }
         if !spec.interleaved {
@@ -277,6 +280,7 @@ fn ordered(graph: Graph, container: &Container, path: &Path) -> Result<Graph> {
                 name: format!("{}_order", spec.name),
                 parts: vec![part],
                 interleaved: false,
+                shift: 0.0,
                 scale: 1.0,
             }
         }))

@@ -2,8 +2,8 @@
 //! what layers add to the residual stream, and the logits.
 
 use crate::error::{Error, Result};
-use crate::files::{Gguf, JsonFile};
-use crate::model::Config;
+use crate::files::{Gguf, GgufWriter, JsonFile};
+use crate::model::{Config, Unwritable};
 
 /// The factors.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
@@ -36,6 +36,15 @@ pub fn gguf(gguf: &Gguf, config: &mut Config) -> Result<()> {
         ],
     );
     Ok(())
+}
+
+/// Writes them.
+pub fn to_gguf(config: &Config, writer: &mut GgufWriter) -> Result<(), Unwritable> {
+    writer.f32("granite.embedding_scale", config.embedding_scale);
+    writer.f32("granite.residual_scale", config.residual_scale);
+    writer.f32("granite.logit_scale", 1.0 / config.logits_scale);
+    config.attention_scale.inspect(|scale| writer.f32("granite.attention.scale", *scale));
+    super::plain_gguf(config, writer)
 }
 
 fn positive(value: Option<f64>, error: impl Fn(String) -> Error) -> Result<Option<f64>> {

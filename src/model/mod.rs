@@ -3,11 +3,14 @@
 //! [`ARCHITECTURES`].
 
 mod config;
+mod decoder;
 mod files;
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod granite;
 mod grouped;
 pub mod kv;
-mod llama;
 mod mistral;
 mod names;
 mod olmo2;
@@ -20,10 +23,11 @@ mod rope;
 mod smollm3;
 pub mod weights;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use config::Config;
+pub use config::{Config, NormKind, Norms, Unwritable};
 pub use files::ModelFiles;
 pub use kv::KvCache;
 pub use quantize::Quantize;
@@ -31,7 +35,7 @@ pub use weights::Weights;
 
 use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
-use crate::files::{Gguf, JsonFile};
+use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::gpu::{Buffer, Context};
 use crate::graph::{Graph, Rope};
 use crate::tokenizer::Tokenizer;
@@ -46,6 +50,12 @@ pub struct Architecture {
     pub config: fn(&JsonFile, &mut Config) -> Result<()>,
     /// The same for its GGUF metadata.
     pub gguf: fn(&Gguf, &mut Config) -> Result<()>,
+    /// Keys that a `config.json` may leave out, with what they then are, as JSON.
+    pub defaults: &'static str,
+    /// Writes what [`gguf`](Self::gguf) reads; an error names what GGUF has no key for.
+    pub to_gguf: fn(&Config, &mut GgufWriter) -> Result<(), Unwritable>,
+    /// Modules whose names in GGUF are not those of `names.rs`, by Hugging Face's names.
+    pub modules: &'static [(&'static str, &'static str)],
     /// Whether GGUF files have rows of q and k that turn together side by side.
     pub neighbours: bool,
     /// Builds the graph.
@@ -57,18 +67,53 @@ const LLAMA: Architecture = Architecture {
     gguf_name: "llama",
     config: |_, _| Ok(()),
     gguf: |_, _| Ok(()),
+    defaults: "{}",
+    to_gguf: plain_gguf,
+    modules: &[],
     neighbours: true,
-    graph: llama::graph,
+    graph: decoder::graph,
 };
 
 /// All model_types.
-pub static ARCHITECTURES: [Architecture; 8] = [
+pub static ARCHITECTURES: [Architecture; 11] = [
     LLAMA,
+    Architecture {
+        model_type: "gemma",
+        gguf_name: "gemma",
+        config: gemma::config,
+        gguf: gemma::gguf,
+        defaults: gemma::DEFAULTS,
+        neighbours: false,
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "gemma2",
+        gguf_name: "gemma2",
+        config: gemma2::config,
+        gguf: gemma2::gguf,
+        defaults: gemma2::DEFAULTS,
+        to_gguf: gemma2::to_gguf,
+        modules: &gemma2::MODULES,
+        neighbours: false,
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "gemma3_text",
+        gguf_name: "gemma3",
+        config: gemma3::config,
+        gguf: gemma3::gguf,
+        defaults: gemma3::DEFAULTS,
+        to_gguf: gemma3::to_gguf,
+        modules: &gemma2::MODULES,
+        neighbours: false,
+        ..LLAMA
+    },
     Architecture {
         model_type: "granite",
         gguf_name: "granite",
         config: granite::config,
         gguf: granite::gguf,
+        to_gguf: granite::to_gguf,
         ..LLAMA
     },
     Architecture { model_type: "mistral", config: mistral::config, ..LLAMA },
@@ -77,6 +122,7 @@ pub static ARCHITECTURES: [Architecture; 8] = [
         gguf_name: "olmo2",
         config: olmo2::config,
         gguf: olmo2::gguf,
+        modules: &olmo2::MODULES,
         neighbours: false,
         ..LLAMA
     },
@@ -85,6 +131,7 @@ pub static ARCHITECTURES: [Architecture; 8] = [
         gguf_name: "phi3",
         config: phi3::config,
         gguf: phi3::gguf,
+        to_gguf: phi3::to_gguf,
         neighbours: false,
         ..LLAMA
     },
@@ -108,6 +155,7 @@ pub static ARCHITECTURES: [Architecture; 8] = [
         gguf_name: "smollm3",
         config: smollm3::config,
         gguf: smollm3::gguf,
+        to_gguf: smollm3::to_gguf,
         ..LLAMA
     },
 ];
@@ -118,6 +166,31 @@ pub fn architecture(model_type: &str) -> Result<&'static Architecture> {
         model_type: model_type.to_string(),
         supported: ARCHITECTURES.iter().map(|a| a.model_type).collect::<Vec<_>>().join(", "),
     })
+}
+
+/// The architecture that GGUF calls `name`.
+pub fn architecture_in_gguf(name: &str) -> Result<&'static Architecture> {
+    ARCHITECTURES.iter().find(|a| a.gguf_name == name).ok_or_else(|| Error::UnsupportedModel {
+        model_type: name.to_string(),
+        supported: ARCHITECTURES
+            .iter()
+            .map(|a| a.gguf_name)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+            .join(", "),
+    })
+}
+
+/// What most families have to write: nothing of their own.
+fn plain_gguf(config: &Config, _: &mut GgufWriter) -> Result<(), Unwritable> {
+    if config.used_window().is_some() {
+        return Err(Unwritable { key: "sliding_window", what: "the windows" });
+    }
+    if !config.unrotated_layers.is_empty() {
+        return Err(Unwritable { key: "no_rope_layers", what: "layers without rotation" });
+    }
+    Ok(())
 }
 
 /// Reads which layers see only the last `sliding_window` positions: those that `layer_types`

@@ -1,8 +1,8 @@
 //! Names of tensors: graphs use Hugging Face's; GGUF has its own.
 
-/// GGUF's name for one of Hugging Face's in a model of `arch`: `model.layers.3.mlp.up_proj.weight`
-/// becomes `blk.3.ffn_up.weight`. Unknown names stay.
-pub fn gguf(arch: &str, name: &str) -> String {
+/// GGUF's name for one of Hugging Face's: `model.layers.3.mlp.up_proj.weight` becomes
+/// `blk.3.ffn_up.weight`. `own` names modules otherwise than most models. Unknown names stay.
+pub fn gguf(own: &[(&str, &str)], name: &str) -> String {
     let fixed = [
         ("model.embed_tokens.weight", "token_embd.weight"),
         ("model.norm.weight", "output_norm.weight"),
@@ -11,8 +11,6 @@ pub fn gguf(arch: &str, name: &str) -> String {
     if let Some((_, found)) = fixed.iter().find(|(from, _)| *from == name) {
         return (*found).to_string();
     }
-    // What Hugging Face calls the norm after attention is for most the one before the rest.
-    let second = if arch == "olmo2" { "post_attention_norm" } else { "ffn_norm" };
     let modules = [
         ("input_layernorm", "attn_norm"),
         ("self_attn.q_proj", "attn_q"),
@@ -22,7 +20,7 @@ pub fn gguf(arch: &str, name: &str) -> String {
         ("self_attn.o_proj", "attn_output"),
         ("self_attn.q_norm", "attn_q_norm"),
         ("self_attn.k_norm", "attn_k_norm"),
-        ("post_attention_layernorm", second),
+        ("post_attention_layernorm", "ffn_norm"),
         ("post_feedforward_layernorm", "post_ffw_norm"),
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
@@ -31,7 +29,7 @@ pub fn gguf(arch: &str, name: &str) -> String {
     ];
     let split = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
     if let Some((layer, rest)) = split {
-        for (from, to) in modules {
+        for (from, to) in own.iter().copied().chain(modules) {
             if let Some(kind) = rest.strip_prefix(from).and_then(|r| r.strip_prefix('.')) {
                 return format!("blk.{layer}.{to}.{kind}");
             }
@@ -46,13 +44,16 @@ mod tests {
 
     #[test]
     fn names_are_translated() {
-        assert_eq!(gguf("llama", "model.layers.12.self_attn.o_proj.bias"), "blk.12.attn_output.bias");
-        assert_eq!(gguf("llama", "model.layers.0.post_attention_layernorm.weight"), "blk.0.ffn_norm.weight");
+        assert_eq!(gguf(&[], "model.layers.12.self_attn.o_proj.bias"), "blk.12.attn_output.bias");
+        assert_eq!(gguf(&[], "model.layers.0.post_attention_layernorm.weight"), "blk.0.ffn_norm.weight");
         assert_eq!(
-            gguf("olmo2", "model.layers.0.post_attention_layernorm.weight"),
+            gguf(
+                &[("post_attention_layernorm", "post_attention_norm")],
+                "model.layers.0.post_attention_layernorm.weight"
+            ),
             "blk.0.post_attention_norm.weight"
         );
-        assert_eq!(gguf("llama", "lm_head.weight"), "output.weight");
-        assert_eq!(gguf("llama", "something.else"), "something.else");
+        assert_eq!(gguf(&[], "lm_head.weight"), "output.weight");
+        assert_eq!(gguf(&[], "something.else"), "something.else");
     }
 }

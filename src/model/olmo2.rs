@@ -4,7 +4,10 @@
 use crate::error::Result;
 use crate::files::{Gguf, JsonFile};
 use crate::graph::Spans;
-use crate::model::Config;
+use crate::model::{Config, Norms};
+
+/// The names of its norms in GGUF.
+pub const MODULES: [(&str, &str); 1] = [("post_attention_layernorm", "post_attention_norm")];
 
 /// Its norms.
 pub fn config(_: &JsonFile, config: &mut Config) -> Result<()> {
@@ -20,5 +23,5 @@ pub fn gguf(_: &Gguf, config: &mut Config) -> Result<()> {
 
 fn set(config: &mut Config) {
     config.query_norms = Some(Spans::All);
-    config.norms_after = true;
+    config.norms = Norms::After;
 }

@@ -2,8 +2,8 @@
 //! hold q, k and v in one tensor, and gate and up in another.
 
 use crate::error::Result;
-use crate::files::{Gguf, JsonFile};
-use crate::model::Config;
+use crate::files::{Gguf, GgufWriter, JsonFile};
+use crate::model::{Config, Unwritable};
 
 /// Its tensors and windows.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
@@ -18,6 +18,14 @@ pub fn gguf(gguf: &Gguf, config: &mut Config) -> Result<()> {
     if let Some(window) = window.filter(|w| *w > 0) {
         config.window = Some(window);
         config.sliding_layers = (0..config.num_hidden_layers).collect();
+    }
+    Ok(())
+}
+
+/// Writes them.
+pub fn to_gguf(config: &Config, writer: &mut GgufWriter) -> Result<(), Unwritable> {
+    if let Some(window) = config.used_window() {
+        writer.u32("phi3.attention.sliding_window", u32::try_from(window).unwrap_or(u32::MAX));
     }
     Ok(())
 }

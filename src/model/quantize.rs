@@ -11,7 +11,7 @@ use crate::graph::Part;
 use crate::host::{HostTensor, TensorSource};
 use crate::model::grouped::ORDER;
 use crate::model::weights::convert;
-use crate::model::{ModelFiles, names};
+use crate::model::{ModelFiles, architecture, names};
 use crate::tokenizer::Tokenizer;
 use crate::{native, quant};
 
@@ -127,7 +127,8 @@ impl Quantize {
         let config = from.config();
         let mut writer = GgufWriter::default();
         let name = from.path().canonicalize().unwrap_or_default();
-        let vectors = config.to_gguf(from.path(), &mut writer)?;
+        let architecture = architecture(&config.model_type)?;
+        let own = config.to_gguf(from.path(), &mut writer)?;
         writer.string("general.name", &name.file_name().unwrap_or_default().to_string_lossy());
         writer.vocab(&Tokenizer::vocab(from.path(), config.vocab_size)?);
 
@@ -138,15 +139,29 @@ impl Quantize {
         let parts = matrices.chain(gains.filter(|part| !part.tensor.ends_with(ORDER)));
         // A tensor of several parts has its rows as they are.
         let parts = parts.filter(|part| part.first() == 0);
+        // GGUF has whole factors where a folder has them less one.
+        let shifted = graph.vectors.iter().filter(|v| v.shift != 0.0).flat_map(|v| {
+            v.parts.iter().map(|part| {
+                let tensor = from.tensor(&part.tensor)?;
+                let mut stored = vec![0.0; tensor.len()];
+                quant::decode(tensor.format, &tensor.bytes, &mut stored);
+                let values = (0..part.rows).map(|row| stored[from.gguf_row(part, row)] + v.shift).collect();
+                Ok((names::gguf(architecture.modules, &part.tensor), values))
+            })
+        });
+        let own = own.into_iter().map(|(name, values)| Ok((name.to_string(), values)));
+        let vectors: Vec<(String, Vec<f32>)> = shifted.chain(own).collect::<Result<_>>()?;
+        let written: HashSet<&str> = vectors.iter().map(|(name, _)| name.as_str()).collect();
         let tensors = parts
             .clone()
+            .filter(|part| !written.contains(names::gguf(architecture.modules, &part.tensor).as_str()))
             .map(|part| {
                 let (format, shape) = from.describe(&part.tensor)?;
                 let origin = Origin::Folder(from, part);
-                Ok(Stored { name: names::gguf(&config.model_type, &part.tensor), format, shape, origin })
+                Ok(Stored { name: names::gguf(architecture.modules, &part.tensor), format, shape, origin })
             })
             .chain(vectors.iter().map(|(name, values)| {
-                let (name, shape) = ((*name).to_string(), vec![values.len()]);
+                let (name, shape) = (name.clone(), vec![values.len()]);
                 Ok(Stored { name, format: VECTORS, shape, origin: Origin::Values(from, values) })
             }))
             .collect::<Result<Vec<_>>>()?;

@@ -24,15 +24,16 @@ pub fn from_json(json: &JsonFile, head_dim: usize, positions: usize) -> Result<R
         Some(own) => Some(own),
         None => json.object("rope_scaling")?,
     };
-    one_from_json(json, own.as_ref(), head_dim, positions)
+    one_from_json(json, own.as_ref(), ("rope_theta", 10_000.0), (head_dim, positions))
 }
 
-/// As [`from_json`], where `own` holds the parameters of one rotation among several.
+/// As [`from_json`], where `own` holds the parameters of one rotation among several, whose base may
+/// stand beside them under `base`'s key and is `base`'s number if nothing is said.
 pub fn one_from_json(
     json: &JsonFile,
     own: Option<&JsonFile>,
-    head_dim: usize,
-    positions: usize,
+    (key, usual): (&str, f64),
+    (head_dim, positions): (usize, usize),
 ) -> Result<Rope> {
     let number = |key: &str| -> Result<Option<f64>> {
         match own.map_or(Ok(None), |own| own.opt_f64(key))? {
@@ -40,7 +41,10 @@ pub fn one_from_json(
             None => json.opt_f64(key),
         }
     };
-    let theta = number("rope_theta")?.unwrap_or(10_000.0);
+    let theta = match own.map_or(Ok(None), |own| own.opt_f64("rope_theta"))? {
+        Some(theta) => theta,
+        None => json.opt_f64(key)?.unwrap_or(usual),
+    };
     let share = number("partial_rotary_factor")?.unwrap_or(1.0);
     let rotated = rotated(head_dim, positive(json, "partial_rotary_factor", share)?);
     let scaling = own.map_or(Ok(RopeScaling::Default), |own| scaling(json, own, rotated, positions))?;

@@ -1,8 +1,8 @@
 //! model_type `smollm3` (SmolLM3, 2025): a LLaMA of which every fourth layer turns nothing.
 
 use crate::error::Result;
-use crate::files::{Gguf, JsonFile};
-use crate::model::Config;
+use crate::files::{Gguf, GgufWriter, JsonFile};
+use crate::model::{Config, Unwritable};
 
 /// Layers from one without rotation to the next, where a file does not say.
 const INTERVAL: usize = 4;
@@ -33,8 +33,16 @@ pub fn gguf(_: &Gguf, config: &mut Config) -> Result<()> {
     Ok(())
 }
 
+/// Nothing, if the layers without rotation are those that a GGUF file has.
+pub fn to_gguf(config: &Config, writer: &mut GgufWriter) -> Result<(), Unwritable> {
+    if config.unrotated_layers != usual(config) {
+        return Err(Unwritable { key: "no_rope_layers", what: "these layers without rotation" });
+    }
+    super::plain_gguf(&Config { unrotated_layers: Vec::new(), ..config.clone() }, writer)
+}
+
 /// The layers without rotation that a GGUF file has.
-pub fn usual(config: &Config) -> Vec<usize> {
+fn usual(config: &Config) -> Vec<usize> {
     every(INTERVAL, config.num_hidden_layers)
 }
 

@@ -18,8 +18,8 @@ pub struct Target<'a> {
     pub layouts: &'a [WeightLayout],
     /// Whether normalisation goes into the mat-vec that follows.
     pub norm: bool,
-    /// Whether SwiGLU goes into the mat-vec before it.
-    pub swiglu: bool,
+    /// Whether gating goes into the mat-vec before it.
+    pub glu: bool,
     /// The adapter.
     pub caps: &'a Caps,
     /// Workgroups that attention should have; 0 never splits it.
@@ -36,7 +36,7 @@ pub type Rule = fn(&mut Graph, &Target<'_>) -> bool;
 /// All rules with their names, in the order of application.
 pub const RULES: [(&str, Rule); 5] = [
     ("split_attention", split_attention),
-    ("swiglu_into_linear", swiglu_into_linear),
+    ("glu_into_linear", glu_into_linear),
     ("residual_into_linear", residual_into_linear),
     ("norm_into_linear", norm_into_linear),
     ("split_linear", split_linear),
@@ -105,11 +105,12 @@ fn residual_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
     false
 }
 
-/// SwiGLU of a linear, its only user, becomes one launch, where gate and up rows alternate in
+/// The gating of a linear, its only user, becomes one launch, where gate and up rows alternate in
 /// every shard.
-fn swiglu_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
+fn glu_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
     for at in 0..graph.nodes.len() {
-        if graph.nodes[at].op != Op::SwiGlu || !target.swiglu {
+        let Op::Glu(act) = graph.nodes[at].op else { continue };
+        if !target.glu {
             continue;
         }
         let id = graph.nodes[at].inputs[0];
@@ -117,7 +118,7 @@ fn swiglu_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
         let layout = target.layouts.get(linear.weight.0);
         let alternate = layout.is_some_and(|l| l.shards.iter().all(|s| s.interleaved && s.parts.len() == 2));
         if alternate {
-            graph.nodes[at].op = Linear { out: Out::SwiGlu, ..linear }.op();
+            graph.nodes[at].op = Linear { out: Out::Glu(act), ..linear }.op();
             graph.nodes[at].inputs = graph.nodes[id.0].inputs.clone();
             remove(graph, id);
             return true;

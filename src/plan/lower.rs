@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Heads, Node, Op, Out, Scores, VectorId, WeightId};
 use crate::kernels::pack::Order;
 use crate::kernels::{
-    Dispatch, PAGE, Rows, add, attention, attention_merge, attention_prefill, embed, gemm, gemm_coop,
-    gemm_merge, gemv, gemv_int8, gemv_lanes, gemv_staged, head_norm, permute, rms_norm, rope_kv, sample,
-    sample_scan, swiglu, tuning,
+    Dispatch, PAGE, Rows, activate, add, attention, attention_merge, attention_prefill, embed, gemm,
+    gemm_coop, gemm_merge, gemv, gemv_int8, gemv_lanes, gemv_staged, glu, head_norm, layer_norm, permute,
+    rms_norm, rope_kv, sample, sample_scan, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, Work, fuse, work};
@@ -26,7 +26,7 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         keep: &options.keep,
         layouts,
         norm: tuning::norm_prologue(caps, options.max_tokens),
-        swiglu: tuning::swiglu_epilogue(caps, options.max_tokens),
+        glu: tuning::glu_epilogue(caps, options.max_tokens),
         caps,
         attention_groups: tuning::attention_groups(caps, options.max_tokens),
         pages: options.context.div_ceil(PAGE),
@@ -188,9 +188,22 @@ impl Lowering<'_> {
                     attention_merge::select(heads.heads, heads.head_dim, scores.window, splits, caps);
                 self.push(i, dispatch, vec![input(0), out], None);
             }
-            Op::SwiGlu => {
-                let bindings = vec![input(0), out];
-                self.push(i, swiglu::select(node.width, caps), bindings, None);
+            Op::Glu(act) => {
+                self.push(i, glu::select(node.width, act, caps), vec![input(0), out], None);
+            }
+            Op::Activate(act) => {
+                let dispatch = activate::select(node.width, activate::Function::Act(act), node.rows, caps);
+                self.push(i, dispatch, vec![input(0), out], None);
+            }
+            Op::SoftCap { cap } => {
+                let dispatch =
+                    activate::select(node.width, activate::Function::SoftCap(cap), node.rows, caps);
+                self.push(i, dispatch, vec![input(0), out], None);
+            }
+            Op::LayerNorm { weight, bias, eps } => {
+                let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows };
+                let bindings = vec![input(0), Resource::Vector(weight), Resource::Vector(bias), out];
+                self.push(i, layer_norm::select(&problem, caps), bindings, None);
             }
             Op::Permute { order } => {
                 let bindings = vec![input(0), Resource::Vector(order), out];
@@ -234,6 +247,7 @@ impl Lowering<'_> {
             head_dim: heads.head_dim,
             scale: scores.scale,
             window: scores.window,
+            cap: scores.cap,
             kv: self.options.kv,
             splits,
         };
@@ -332,7 +346,7 @@ pub(super) fn sums_of(out: Out) -> gemv::Out {
     match out {
         Out::Store => gemv::Out::Store,
         Out::Add => gemv::Out::Add,
-        Out::SwiGlu => gemv::Out::Swiglu,
+        Out::Glu(act) => gemv::Out::Glu(act),
     }
 }
 
@@ -341,7 +355,7 @@ pub(super) fn sums_of(out: Out) -> gemv::Out {
 fn rows_to_compute(shard: &Shard, rows: usize, out: Out) -> usize {
     match out {
         // Two rows make one output, so that the result's padding takes twice as many.
-        Out::SwiGlu => shard.computed,
+        Out::Glu(_) => shard.computed,
         Out::Store | Out::Add => {
             (padded(rows).saturating_sub(shard.first)).div_ceil(shard.stride).min(shard.computed)
         }

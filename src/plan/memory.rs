@@ -93,7 +93,13 @@ mod tests {
         let w = g.weight(spec).unwrap();
         g.embed("n0", w);
         let part = Part { tensor: "v".into(), rows: 8, order: RowOrder::Stored, within: None };
-        let v = g.vector(VectorSpec { name: "v".into(), parts: vec![part], interleaved: false, scale: 1.0 });
+        let v = g.vector(VectorSpec {
+            name: "v".into(),
+            parts: vec![part],
+            interleaved: false,
+            shift: 0.0,
+            scale: 1.0,
+        });
         for (i, &(kind, a, b)) in choices.iter().enumerate() {
             let n = g.nodes.len();
             let (a, b) = (NodeId(a % n), NodeId(b % n));
@@ -144,7 +150,7 @@ mod tests {
             let keep: Vec<String> =
                 kept.iter().filter_map(|&k| graph.nodes.get(k)).map(|n| n.name.clone()).collect();
             check(&graph, &keep);
-            check(&fuse(&graph, &Target { keep: &keep, layouts: &[], norm: true, swiglu: true, caps: &crate::caps::Caps::nvidia(), attention_groups: 64, pages: 8, tiling: Some(Tiling { tokens: 64, groups: 128 }) }), &keep);
+            check(&fuse(&graph, &Target { keep: &keep, layouts: &[], norm: true, glu: true, caps: &crate::caps::Caps::nvidia(), attention_groups: 64, pages: 8, tiling: Some(Tiling { tokens: 64, groups: 128 }) }), &keep);
         }
     }
 

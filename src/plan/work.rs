@@ -120,7 +120,7 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
             // A token's row lies in one of the shards.
             plain((row + node.width * F32) * rows / spec.rows.max(1), 0)
         }
-        Op::RmsNorm { .. } | Op::HeadNorm { .. } => plain(moved, 4 * node.width),
+        Op::RmsNorm { .. } | Op::LayerNorm { .. } | Op::HeadNorm { .. } => plain(moved, 4 * node.width),
         Op::Linear { weight, .. } | Op::LinearSplit { weight, .. } => {
             plain(moved, 2 * rows * graph.weights[weight.0].cols)
         }
@@ -129,7 +129,7 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
             let around = match out {
                 Out::Store => 0,
                 Out::Add => rows,
-                Out::SwiGlu => 5 * rows / 2,
+                Out::Glu(_) => 5 * rows / 2,
             };
             let norm = if norm.is_some() { 4 * spec.cols } else { 0 };
             plain(moved, 2 * rows * spec.cols + around + norm)
@@ -150,7 +150,7 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
         Op::AttentionMerge { .. } => plain(moved, 2 * read),
         Op::LinearMerge { .. } => plain(moved, read),
         // An exponential counts as one.
-        Op::SwiGlu => plain(moved, 5 * node.width),
+        Op::Glu(_) | Op::Activate(_) | Op::SoftCap { .. } => plain(moved, 5 * node.width),
         Op::Add { .. } => plain(moved, node.width),
         Op::Permute { .. } => plain(moved, 0),
     }

@@ -48,7 +48,7 @@ pub fn matrix(name: &str, rows: usize, cols: usize) -> WeightSpec {
 
 pub fn vector(name: &str, len: usize) -> VectorSpec {
     let part = Part { tensor: name.to_string(), rows: len, order: RowOrder::Stored, within: None };
-    VectorSpec { name: name.to_string(), parts: vec![part], interleaved: false, scale: 1.0 }
+    VectorSpec { name: name.to_string(), parts: vec![part], interleaved: false, shift: 0.0, scale: 1.0 }
 }
 
 impl Rig {

@@ -1,7 +1,7 @@
-// y[t, i] = silu(g[t, 2 i]) * g[t, 2 i + 1], silu(a) = a / (1 + exp(-a))
+// y[t, i] = activated(g[t, 2 i]) * g[t, 2 i + 1]
 //
 // Grid   flat over n_tokens x n / 4: one invocation per four outputs.
-// Links  step, lane_thread
+// Links  step, lane_thread, act_*
 //
 // Gate and up rows lie interleaved, so that one thread meets both (Shazeer 2020).
 struct Params {
@@ -30,5 +30,6 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     }
     let gate = vec4<f32>(a.xz, b.xz);
     let up = vec4<f32>(a.yw, b.yw);
-    y[t * p.quads + i] = gate / (1.0 + exp(-gate)) * up;
+    let act = vec4<f32>(activated(gate.x), activated(gate.y), activated(gate.z), activated(gate.w));
+    y[t * p.quads + i] = act * up;
 }
