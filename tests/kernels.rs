@@ -10,7 +10,7 @@ use rig::{Random, Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::caps::AdapterKind;
 use wgllama::graph::reference::{Reference, Source};
-use wgllama::graph::{Batch, Graph, Heads, Rope, Scores, Token, VectorId, WeightId};
+use wgllama::graph::{Batch, Graph, HeadNorm, Heads, Rope, Scores, Spans, Token, VectorId, WeightId};
 use wgllama::kernels::gemv::{self, Gemv};
 use wgllama::kernels::tuning::{GemvShape, TILES};
 use wgllama::kernels::{Dispatch, Part};
@@ -410,10 +410,10 @@ fn gemv_of_workgroups_equals_the_reference() {
 
 /// embed -> norm -> q, k, v -> rope -> attention -> linear + residual -> norm of the outputs.
 fn attention_graph(heads: Heads, rotated: usize) -> Graph {
-    windowed_graph(heads, rotated, None)
+    scored_graph(heads, rotated, None, None)
 }
 
-fn windowed_graph(heads: Heads, rotated: usize, window: Option<usize>) -> Graph {
+fn scored_graph(heads: Heads, rotated: usize, window: Option<usize>, cap: Option<f32>) -> Graph {
     let hidden = 44;
     let width = heads.heads * heads.head_dim;
     let mut g = Graph::new(Rope::plain(1e4, rotated));
@@ -427,7 +427,7 @@ fn windowed_graph(heads: Heads, rotated: usize, window: Option<usize>) -> Graph 
     let h = g.rms_norm("h", x, norms[0], 1e-5, Rows::Tokens).unwrap();
     let h = g.linear("qkv", h, qkv, None).unwrap();
     let q = g.rope_kv("q", h, heads).unwrap();
-    let scores = Scores { scale: 1.0 / (heads.head_dim as f32).sqrt(), window, cap: None };
+    let scores = Scores { scale: 1.0 / (heads.head_dim as f32).sqrt(), window, cap };
     let h = g.attention_by("attn", q, scores).unwrap();
     let h = g.linear("o", h, o, None).unwrap();
     let x = g.add("x2", x, h).unwrap();
@@ -504,15 +504,15 @@ fn attention_equals_the_reference_at_page_edges() {
     }
 }
 
-/// Windows within a page, of a page and a position more, for tokens of one sequence in one step
+/// Windows within a page, of a page and a position more, with scores that are capped and not, for tokens of one sequence in one step
 /// and in several, by every attention that an adapter may get.
 #[test]
 fn windows_hide_what_lies_before_them() {
     let Some(gpu) = gpu() else { return };
     for (heads, kv_heads, head_dim) in [(9, 3, 64), (16, 1, 8), (2, 1, 256)] {
-        for window in [1, 40, 64, 65, 1000] {
+        for (window, cap) in [(1, None), (40, None), (64, Some(0.7)), (65, None), (1000, Some(0.2))] {
             let heads = Heads { heads, kv_heads, head_dim };
-            let rig = Rig::new(windowed_graph(heads, 8, Some(window)), WeightFormat::F32, 7);
+            let rig = Rig::new(scored_graph(heads, 8, Some(window), cap), WeightFormat::F32, 7);
             let batches = positions();
             let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
             let expected: Vec<Vec<f32>> = batches.iter().map(|b| reference.logits(b).unwrap()).collect();
@@ -522,7 +522,7 @@ fn windows_hide_what_lies_before_them() {
                 let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
                 for end in [3, 7, batches.len()] {
                     let found = rig.run(&gpu, &caps, &plan, &batches[..end], 160);
-                    let what = format!("{heads:?}, window of {window}, step {end}");
+                    let what = format!("{heads:?}, window of {window}, cap {cap:?}, step {end}");
                     assert_close(&what, &found, &expected[end - 1], 1e-4);
                 }
             }
@@ -530,19 +530,22 @@ fn windows_hide_what_lies_before_them() {
     }
 }
 
-/// Queries and keys normalised head by head, and all heads together, in rows that are padded.
+/// Queries and keys normalised head by head, by the same factors and by their own, about their means
+/// and not, and all heads together, in rows that are padded.
 #[test]
 fn normalised_heads_equal_the_reference() {
     let Some(gpu) = gpu() else { return };
     let heads = Heads { heads: 4, kv_heads: 2, head_dim: 10 };
     let width = (heads.heads + 2 * heads.kv_heads) * heads.head_dim;
-    for spans in [[10, 10], [40, 20]] {
+    for (factors, spans, centred) in
+        [([10, 10], Spans::Heads, false), ([40, 20], Spans::Heads, true), ([40, 20], Spans::All, false)]
+    {
         let mut g = Graph::new(Rope::plain(1e4, 2));
         let table = g.weight(matrix("table", 50, width)).unwrap();
-        let [q, k] = [("q", spans[0]), ("k", spans[1])].map(|(name, span)| g.vector(vector(name, span)));
+        let [q, k] = [("q", factors[0]), ("k", factors[1])].map(|(name, len)| g.vector(vector(name, len)));
         let gain = g.vector(vector("gain", width));
         let x = g.embed("x", table);
-        let x = g.head_norm("norms", x, [q, k], 1e-5, heads).unwrap();
+        let x = g.head_norm("norms", x, HeadNorm { q, k, spans, centred, eps: 1e-5 }, heads).unwrap();
         g.rms_norm("norm", x, gain, 1e-5, Rows::Outputs).unwrap();
         let rig = Rig::new(g, WeightFormat::F32, 3);
         let batch = batch(5, 50, 1);
@@ -551,7 +554,67 @@ fn normalised_heads_equal_the_reference() {
             let options = exact(5, 5, KvFormat::F32);
             let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
             let found = rig.run(&gpu, &caps, &plan, std::slice::from_ref(&batch), 64);
-            assert_close(&format!("spans of {spans:?}"), &found, &expected, 1e-4);
+            assert_close(&format!("{factors:?} factors, {spans:?}"), &found, &expected, 1e-4);
+        }
+    }
+}
+
+/// Rows normalised about their means, of all tokens and of outputs, of widths that are padded: far from
+/// zero, where squares alone would lose the differences.
+#[test]
+fn layer_norms_equal_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    for width in [70, 64, 200] {
+        let mut g = Graph::new(Rope::plain(1e4, 2));
+        let table = g.weight(matrix("table", 50, width)).unwrap();
+        let [far, w, b, w2, b2] = ["far", "w", "b", "w2", "b2"].map(|name| g.vector(vector(name, width)));
+        let x = g.embed("x", table);
+        let x = g.layer_norm("far", x, [w, far], 1e-5, Rows::Tokens).unwrap();
+        let x = g.layer_norm("all", x, [w, b], 1e-5, Rows::Tokens).unwrap();
+        g.layer_norm("some", x, [w2, b2], 1e-5, Rows::Outputs).unwrap();
+        let mut rig = Rig::new(g, WeightFormat::F32, 3);
+        rig.set_vector(far.0, vec![10.0; width]);
+        let mut batch = batch(5, 50, 1);
+        batch.outputs = vec![1, 4];
+        let expected = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap().logits(&batch).unwrap();
+        for caps in [gpu.caps().clone(), Caps { subgroup: None, ..gpu.caps().clone() }] {
+            let options = exact(5, 2, KvFormat::F32);
+            let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
+            let found = rig.run(&gpu, &caps, &plan, std::slice::from_ref(&batch), 64);
+            assert_close(&format!("width {width}"), &found, &expected, 1e-4);
+        }
+    }
+}
+
+/// Gates and single values of every function, before and after fusion, and capped logits: of a size at
+/// which an exponential would overflow, too.
+#[test]
+fn nonlinearities_equal_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    for act in Nonlinearity::ALL {
+        for scale in [1.0, 300.0] {
+            let mut g = Graph::new(Rope::plain(1e4, 2));
+            let table = g.weight(matrix("table", 50, 40)).unwrap();
+            let both = g.weight(matrix("both", 2 * 70, 40)).unwrap();
+            let up = g.weight(matrix("up", 33, 70)).unwrap();
+            let norm = g.vector(vector("norm", 33));
+            let x = g.embed_scaled("x", table, scale);
+            let x = g.linear("both", x, both, None).unwrap();
+            let x = g.glu("gated", x, act).unwrap();
+            let x = g.linear("up", x, up, None).unwrap();
+            let x = g.activate("act", x, act);
+            let x = g.rms_norm("norm", x, norm, 1e-5, Rows::Outputs).unwrap();
+            g.soft_cap("capped", x, 0.8);
+            let rig = Rig::new(g, WeightFormat::F32, 3);
+            let all = batch(5, 50, 1);
+            let expected = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap().logits(&all).unwrap();
+            for fuse in [false, true] {
+                let options = PlanOptions { fuse, ..exact(5, 5, KvFormat::F32) };
+                let plan = lower(&rig.graph, &rig.layouts(gpu.caps()), gpu.caps(), &options).unwrap();
+                let found = rig.run(&gpu, gpu.caps(), &plan, std::slice::from_ref(&all), 64);
+                let what = format!("{} at {scale}, fused {fuse}", act.name());
+                assert_close(&what, &found, &expected, 1e-4);
+            }
         }
     }
 }
@@ -599,7 +662,7 @@ fn split_attention_equals_the_reference() {
         (40, 40, 8, 700, None),
         (2, 1, 256, 160, None),
     ] {
-        let graph = windowed_graph(Heads { heads, kv_heads, head_dim }, 8, window);
+        let graph = scored_graph(Heads { heads, kv_heads, head_dim }, 8, window, None);
         let rig = Rig::new(graph, WeightFormat::F32, 7);
         let mut options = exact(2, 2, KvFormat::F32);
         options.context = context;

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{
-    Graph, Heads, Node, NodeId, Op, Rope, RopeId, Scores, VectorId, VectorSpec, WeightId, WeightSpec,
+    Graph, HeadNorm, Heads, Node, NodeId, Op, Rope, RopeId, Scores, Spans, VectorId, VectorSpec, WeightId,
+    WeightSpec,
 };
 use crate::nonlinearity::Nonlinearity;
 use crate::shape::Rows;
@@ -104,25 +105,18 @@ impl Graph {
         Ok(self.push(name, Op::LayerNorm { weight, bias, eps }, vec![x], width, rows))
     }
 
-    /// Normalises q and k of `qkv` in spans of the lengths of `q` and `k`.
-    pub fn head_norm(
-        &mut self,
-        name: &str,
-        qkv: NodeId,
-        [q, k]: [VectorId; 2],
-        eps: f32,
-        heads: Heads,
-    ) -> Result<NodeId> {
+    /// Normalises q and k of `qkv`.
+    pub fn head_norm(&mut self, name: &str, qkv: NodeId, norm: HeadNorm, heads: Heads) -> Result<NodeId> {
         self.expect_tokens(name, qkv)?;
         let width = (heads.heads + 2 * heads.kv_heads) * heads.head_dim;
         self.expect(name, "width of q, k, v", width, self.nodes[qkv.0].width)?;
-        for (vector, count) in [(q, heads.heads), (k, heads.kv_heads)] {
-            let (span, all) = (self.vectors[vector.0].len(), count * heads.head_dim);
-            if span == 0 || !all.is_multiple_of(span) {
-                return Err(Error::shape(name, format!("spans of {span} values do not divide {all}")));
+        for (vector, count) in [(norm.q, heads.heads), (norm.k, heads.kv_heads)] {
+            let (len, all) = (self.vectors[vector.0].len(), count * heads.head_dim);
+            if len != all && (len != heads.head_dim || norm.spans == Spans::All) {
+                return Err(Error::shape(name, format!("{len} factors for {count} heads")));
             }
         }
-        Ok(self.push(name, Op::HeadNorm { q, k, eps, heads }, vec![qkv], width, Rows::Tokens))
+        Ok(self.push(name, Op::HeadNorm { norm, heads }, vec![qkv], width, Rows::Tokens))
     }
 
     /// W x + bias.

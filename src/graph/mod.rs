@@ -132,6 +132,21 @@ pub enum Spans {
     All,
 }
 
+/// How queries and keys are normalised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HeadNorm {
+    /// The factors of q: of a head, or of all of q.
+    pub q: VectorId,
+    /// Those of k.
+    pub k: VectorId,
+    /// What is normalised together.
+    pub spans: Spans,
+    /// Whether about the mean, and not by the mean square alone.
+    pub centred: bool,
+    /// Added to the mean square, or to the variance.
+    pub eps: f32,
+}
+
 /// How the scores of an attention come about.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scores {
@@ -181,15 +196,10 @@ pub enum Op {
         /// Added to the variance.
         eps: f32,
     },
-    /// `[T, (heads + 2 kv_heads) head_dim]` (q, k, v) -> the same with q and k normalised in spans
-    /// of their weights' lengths.
+    /// `[T, (heads + 2 kv_heads) head_dim]` (q, k, v) -> the same with q and k normalised.
     HeadNorm {
-        /// The factors of a span of q.
-        q: VectorId,
-        /// Those of k.
-        k: VectorId,
-        /// Added to the mean square.
-        eps: f32,
+        /// How.
+        norm: HeadNorm,
         /// The heads.
         heads: Heads,
     },

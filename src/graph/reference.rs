@@ -6,7 +6,9 @@ use std::collections::HashMap;
 
 use crate::dtype::KvFormat;
 use crate::error::{Error, Result};
-use crate::graph::{Batch, Graph, Heads, Node, Op, RopeId, Rotations, Scores, VectorId, WeightId};
+use crate::graph::{
+    Batch, Graph, HeadNorm, Heads, Node, Op, RopeId, Rotations, Scores, Spans, VectorId, WeightId,
+};
 use crate::nonlinearity::Nonlinearity;
 use crate::quant;
 use crate::shape::Rows;
@@ -97,15 +99,18 @@ impl<'a> Reference<'a> {
                 let rows = inputs[0].chunks_exact(spec.cols);
                 rows.flat_map(|x| linear(&self.weights[weight.0], x, bias)).collect()
             }
-            Op::HeadNorm { q, k, eps, heads } => {
-                let (q, k) = (&self.vectors[q.0], &self.vectors[k.0]);
+            Op::HeadNorm { norm, heads } => {
                 let (q_width, k_width) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
                 let row = |row: &[f32]| {
                     let (queries, rest) = row.split_at(q_width);
                     let (keys, values) = rest.split_at(k_width);
-                    let queries = queries.chunks_exact(q.len()).flat_map(|span| rms_norm(span, q, eps));
-                    let keys = keys.chunks_exact(k.len()).flat_map(|span| rms_norm(span, k, eps));
-                    queries.chain(keys).chain(values.iter().copied()).collect::<Vec<_>>()
+                    let parts = [(queries, norm.q), (keys, norm.k)].map(|(part, factors)| {
+                        let span = if norm.spans == Spans::All { part.len() } else { heads.head_dim };
+                        let factors = self.vectors[factors.0].chunks_exact(span).cycle();
+                        let spans = part.chunks_exact(span).zip(factors);
+                        spans.flat_map(|(x, w)| head_norm(x, w, norm)).collect::<Vec<_>>()
+                    });
+                    [&parts[0], &parts[1], values].concat()
                 };
                 inputs[0].chunks_exact(node.width).flat_map(row).collect()
             }
@@ -221,6 +226,13 @@ fn activated(act: Nonlinearity, x: f32) -> f32 {
         Nonlinearity::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
     };
     y as f32
+}
+
+fn head_norm(x: &[f32], weight: &[f32], norm: HeadNorm) -> Vec<f32> {
+    match norm.centred {
+        true => layer_norm(x, weight, &vec![0.0; x.len()], norm.eps),
+        false => rms_norm(x, weight, norm.eps),
+    }
 }
 
 fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {

@@ -6,7 +6,17 @@ use crate::shape::padded;
 
 params! {
     /// Params of [`HEAD_NORM`].
-    HeadNormParams { q: u32, k: u32, q_span: u32, k_span: u32, pitch: u32, eps: f32 }
+    HeadNormParams {
+        q: u32,
+        k: u32,
+        q_span: u32,
+        k_span: u32,
+        q_factors: u32,
+        k_factors: u32,
+        centred: u32,
+        pitch: u32,
+        eps: f32,
+    }
 }
 
 kernel!(HEAD_NORM, "head_norm", HeadNormParams, [x: Read, qw: Read, kw: Read, y: Write], variants);
@@ -18,6 +28,10 @@ pub struct HeadNorm {
     pub widths: [usize; 2],
     /// How many of them are normalised together.
     pub spans: [usize; 2],
+    /// Factors: as many as are normalised together, or one for each value.
+    pub factors: [usize; 2],
+    /// Whether about the mean.
+    pub centred: bool,
     /// Added to the mean square.
     pub eps: f32,
 }
@@ -42,6 +56,9 @@ pub fn select(problem: &HeadNorm, caps: &Caps) -> Dispatch {
         k: k as u32,
         q_span: q_span as u32,
         k_span: k_span as u32,
+        q_factors: problem.factors[0] as u32,
+        k_factors: problem.factors[1] as u32,
+        centred: u32::from(problem.centred),
         pitch: padded(q + 2 * k) as u32,
         eps: problem.eps,
     };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files::{Gguf, GgufWriter, JsonFile};
-use crate::graph::{Rope, Spans};
+use crate::graph::Rope;
 use crate::model::rope;
 use crate::nonlinearity::Nonlinearity;
 
@@ -66,8 +66,10 @@ pub struct Config {
     pub sliding_layers: Vec<usize>,
     /// Whether q, k and v are one tensor, and gate and up another.
     pub joined_tensors: bool,
-    /// What of q and of k is normalised together, if they are.
-    pub query_norms: Option<Spans>,
+    /// How q and k are normalised, if they are.
+    pub query_norms: Option<HeadNorms>,
+    /// Whether the feed-forward part reads what attention reads, and not what it leaves.
+    pub parallel: bool,
     /// Factor of the embedding.
     pub embedding_scale: f32,
     /// Factor of the scores, if not 1 / sqrt(head_dim).
@@ -103,6 +105,19 @@ impl Norms {
     pub fn after(self) -> bool {
         self != Self::Before
     }
+}
+
+/// The factors by which queries and keys are normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadNorms {
+    /// Each head, by the same ones.
+    Shared,
+    /// Each head, by its own in a tensor of its own.
+    Each,
+    /// Each head, by its own in one tensor.
+    Joined,
+    /// All heads together.
+    All,
 }
 
 /// How rows are normalised.
@@ -144,6 +159,7 @@ impl Config {
             sliding_layers: Vec::new(),
             joined_tensors: false,
             query_norms: None,
+            parallel: false,
             embedding_scale: 1.0,
             attention_scale: None,
             attention_cap: None,

@@ -3,9 +3,10 @@
 
 use crate::error::Result;
 use crate::graph::{
-    Graph, Heads, NodeId, Part, RopeId, RowOrder, Scores, Spans, VectorId, VectorSpec, WeightId, WeightSpec,
+    Graph, HeadNorm, Heads, NodeId, Part, RopeId, RowOrder, Scores, Spans, VectorId, VectorSpec, WeightId,
+    WeightSpec,
 };
-use crate::model::{Config, NormKind, Norms};
+use crate::model::{Config, HeadNorms, NormKind, Norms};
 use crate::shape::Rows;
 
 /// Builds the graph; weights carry Hugging Face's tensor names.
@@ -17,8 +18,7 @@ pub fn graph(config: &Config) -> Result<Graph> {
     let table = build.matrix("embed", config.hidden_size, "model.embed_tokens", config.vocab_size)?;
     let mut x = build.graph.embed_scaled("embed", table, config.embedding_scale);
     for layer in 0..config.num_hidden_layers {
-        x = build.attention(layer, x)?;
-        x = build.feed_forward(layer, x)?;
+        x = build.layer(layer, x)?;
     }
     // The logits are linear in the factors of the last norm.
     let x = build.normalised("norm", x, "model.norm", Rows::Outputs, config.logits_scale)?;
@@ -45,17 +45,45 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn attention(&mut self, layer: usize, x: NodeId) -> Result<NodeId> {
+    fn layer(&mut self, layer: usize, x: NodeId) -> Result<NodeId> {
         let config = self.config;
-        let (heads, kv_heads, head_dim) =
-            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
         let name = |suffix: &str| format!("layers.{layer}.{suffix}");
         let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
+        // Where both are normalised, before and after, the norm after attention has this name.
+        let second = match config.norms {
+            Norms::Before => "post_attention_layernorm",
+            Norms::After | Norms::Both => "pre_feedforward_layernorm",
+        };
 
         let h = match config.norms.before() {
             true => self.norm(&name("attn_norm"), x, &tensor("input_layernorm"))?,
             false => x,
         };
+        let mut attn = self.attention(layer, h)?;
+        if config.norms.after() {
+            attn = self.norm(&name("attn_post_norm"), attn, &tensor("post_attention_layernorm"))?;
+        }
+        let x = self.graph.add_scaled(&name("attn_out"), x, attn, config.residual_scale)?;
+
+        let h = match config.norms.before() {
+            _ if config.parallel => h,
+            true => self.norm(&name("mlp_norm"), x, &tensor(second))?,
+            false => x,
+        };
+        let mut mlp = self.feed_forward(layer, h)?;
+        if config.norms.after() {
+            mlp = self.norm(&name("mlp_post_norm"), mlp, &tensor("post_feedforward_layernorm"))?;
+        }
+        self.graph.add_scaled(&name("out"), x, mlp, config.residual_scale)
+    }
+
+    /// What attention makes of `h`.
+    fn attention(&mut self, layer: usize, h: NodeId) -> Result<NodeId> {
+        let config = self.config;
+        let (heads, kv_heads, head_dim) =
+            (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let name = |suffix: &str| format!("layers.{layer}.{suffix}");
+        let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
 
         let window = config.window.filter(|_| config.sliding_layers.contains(&layer));
         let rope = if window.is_some() { self.sliding_rope } else { RopeId(0) };
@@ -96,22 +124,7 @@ impl Builder<'_> {
         let qkv = self.graph.linear(&name("qkv"), h, qkv, bias)?;
         let qkv = match config.query_norms {
             None => qkv,
-            Some(spans) => {
-                let [q, k] = [("q_norm", heads), ("k_norm", kv_heads)].map(|(suffix, count)| {
-                    let rows = head_dim * if spans == Spans::All { count } else { 1 };
-                    let tensor = tensor(&format!("self_attn.{suffix}.weight"));
-                    let parts = vec![Part { tensor, rows, order, within: None }];
-                    self.graph.vector(VectorSpec {
-                        name: name(suffix),
-                        parts,
-                        interleaved: false,
-                        shift: config.norm_shift,
-                        scale: 1.0,
-                    })
-                });
-                let (name, heads) = (name("qk_norm"), Heads { heads, kv_heads, head_dim });
-                self.graph.head_norm(&name, qkv, [q, k], config.norm_eps, heads)?
-            }
+            Some(norms) => self.head_norm(layer, qkv, Heads { heads, kv_heads, head_dim }, norms, order)?,
         };
         let rope = (!config.unrotated_layers.contains(&layer)).then_some(rope);
         let q = self.graph.rope_kv_by(&name("q"), qkv, Heads { heads, kv_heads, head_dim }, rope)?;
@@ -121,31 +134,68 @@ impl Builder<'_> {
 
         let o_proj = tensor("self_attn.o_proj");
         let out = self.matrix(&name("o"), heads * head_dim, &o_proj, config.hidden_size)?;
-        let bias = config.attention_output_bias.then(|| self.bias(&name("o_bias"), &o_proj));
-        let mut out = self.graph.linear(&name("o"), attn, out, bias)?;
-        if config.norms.after() {
-            out = self.norm(&name("attn_post_norm"), out, &tensor("post_attention_layernorm"))?;
-        }
-        self.graph.add_scaled(&name("attn_out"), x, out, config.residual_scale)
+        let bias =
+            config.attention_output_bias.then(|| self.bias(&name("o_bias"), &o_proj, config.hidden_size));
+        self.graph.linear(&name("o"), attn, out, bias)
     }
 
-    fn feed_forward(&mut self, layer: usize, x: NodeId) -> Result<NodeId> {
+    /// q, k and v with the queries and keys normalised.
+    fn head_norm(
+        &mut self,
+        layer: usize,
+        qkv: NodeId,
+        heads: Heads,
+        norms: HeadNorms,
+        order: RowOrder,
+    ) -> Result<NodeId> {
+        let config = self.config;
+        let name = |suffix: &str| format!("layers.{layer}.{suffix}");
+        let [q, k] = [("q", heads.heads), ("k", heads.kv_heads)].map(|(which, count)| {
+            let part = |tensor: String, heads: usize| {
+                let tensor = format!("model.layers.{layer}.self_attn.{tensor}.weight");
+                Part { tensor, rows: heads * config.head_dim, order, within: None }
+            };
+            let parts = match norms {
+                HeadNorms::Shared => vec![part(format!("{which}_norm"), 1)],
+                HeadNorms::All | HeadNorms::Joined => vec![part(format!("{which}_norm"), count)],
+                HeadNorms::Each => {
+                    (0..count).map(|i| part(format!("{which}_layernorm.norms.{i}"), 1)).collect()
+                }
+            };
+            self.graph.vector(VectorSpec {
+                name: name(&format!("{which}_norm")),
+                parts,
+                interleaved: false,
+                shift: config.norm_shift,
+                scale: 1.0,
+            })
+        });
+        let together = norms == HeadNorms::All;
+        let norm = HeadNorm {
+            q,
+            k,
+            spans: if together { Spans::All } else { Spans::Heads },
+            centred: config.norm_kind == NormKind::Layer,
+            eps: config.norm_eps,
+        };
+        self.graph.head_norm(&name("qk_norm"), qkv, norm, heads)
+    }
+
+    /// What the feed-forward part makes of `h`.
+    fn feed_forward(&mut self, layer: usize, h: NodeId) -> Result<NodeId> {
         let config = self.config;
         let name = |suffix: &str| format!("layers.{layer}.{suffix}");
         let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
 
-        // Where both are normalised, before and after, the norm after attention has that name.
-        let before = match config.norms {
-            Norms::Before => Some("post_attention_layernorm"),
-            Norms::Both => Some("pre_feedforward_layernorm"),
-            Norms::After => None,
-        };
-        let h = match before {
-            Some(before) => self.norm(&name("mlp_norm"), x, &tensor(before))?,
-            None => x,
-        };
-
         let wide = config.intermediate_size;
+        if !config.gated {
+            let (up, down) = (tensor("mlp.c_fc"), tensor("mlp.c_proj"));
+            let weight = self.matrix(&name("up"), config.hidden_size, &up, wide)?;
+            let bias = config.mlp_bias.then(|| self.bias(&name("up_bias"), &up, wide));
+            let h = self.graph.linear(&name("up"), h, weight, bias)?;
+            let h = self.graph.activate(&name(config.hidden_act.name()), h, config.hidden_act);
+            return self.down(layer, h, &down);
+        }
         let both = |kind: &str| {
             let part = |suffix: &str, before: usize| Part {
                 tensor: tensor(&format!(
@@ -172,14 +222,16 @@ impl Builder<'_> {
         let h = self.graph.linear(&name("gate_up"), h, weight, bias)?;
         let h = self.graph.glu(&name(config.hidden_act.glu()), h, config.hidden_act)?;
 
-        let down = tensor("mlp.down_proj");
-        let weight = self.matrix(&name("down"), wide, &down, config.hidden_size)?;
-        let bias = config.mlp_bias.then(|| self.bias(&name("down_bias"), &down));
-        let mut h = self.graph.linear(&name("down"), h, weight, bias)?;
-        if config.norms.after() {
-            h = self.norm(&name("mlp_post_norm"), h, &tensor("post_feedforward_layernorm"))?;
-        }
-        self.graph.add_scaled(&name("out"), x, h, config.residual_scale)
+        self.down(layer, h, &tensor("mlp.down_proj"))
+    }
+
+    /// The matrix that leads back to the residual stream.
+    fn down(&mut self, layer: usize, h: NodeId, tensor: &str) -> Result<NodeId> {
+        let config = self.config;
+        let name = |suffix: &str| format!("layers.{layer}.{suffix}");
+        let weight = self.matrix(&name("down"), config.intermediate_size, tensor, config.hidden_size)?;
+        let bias = config.mlp_bias.then(|| self.bias(&name("down_bias"), tensor, config.hidden_size));
+        self.graph.linear(&name("down"), h, weight, bias)
     }
 
     /// `x`, normalised by the module called `stem`.
@@ -214,7 +266,16 @@ impl Builder<'_> {
         self.graph.weight(WeightSpec { name: name.to_string(), rows, cols, parts, interleaved: false })
     }
 
-    fn bias(&mut self, name: &str, stem: &str) -> VectorId {
-        self.vector(name, format!("{stem}.bias"), 0.0, 1.0)
+    /// The bias of a matrix of `rows` rows.
+    fn bias(&mut self, name: &str, stem: &str, rows: usize) -> VectorId {
+        let part = Part { tensor: format!("{stem}.bias"), rows, order: RowOrder::Stored, within: None };
+        let parts = vec![part];
+        self.graph.vector(VectorSpec {
+            name: name.to_string(),
+            parts,
+            interleaved: false,
+            shift: 0.0,
+            scale: 1.0,
+        })
     }
 }

@@ -203,7 +203,13 @@ impl ModelFiles {
         for (part, expected) in matrices.chain(vectors) {
             let stored = self.stored_name(&part.tensor);
             match self.source().describe(&stored) {
-                Some((format, shape)) if shape == expected => self.check_unscaled(&stored, format)?,
+                // Vectors may be stored in rows, such as the factors of heads.
+                Some((format, shape))
+                    if shape == expected
+                        || (expected.len() == 1 && shape.iter().product::<usize>() == expected[0]) =>
+                {
+                    self.check_unscaled(&stored, format)?
+                }
                 Some((_, shape)) => {
                     problems.push(format!("{stored}: expected shape {expected:?}, found {shape:?}"));
                 }

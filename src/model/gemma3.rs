@@ -4,8 +4,8 @@
 
 use crate::error::Result;
 use crate::files::{Gguf, GgufWriter, JsonFile};
-use crate::graph::{Rope, Spans};
-use crate::model::{Config, Unwritable, gemma2, rope};
+use crate::graph::Rope;
+use crate::model::{Config, HeadNorms, Unwritable, gemma2, rope};
 
 /// What its configurations may leave out.
 pub const DEFAULTS: &str = r#"{
@@ -28,7 +28,7 @@ const SLIDING_THETA: f64 = 10_000.0;
 /// Its norms, rotations and windows.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
     gemma2::common(json, config)?;
-    config.query_norms = Some(Spans::Heads);
+    config.query_norms = Some(HeadNorms::Shared);
     let interval = match json.opt_usize("sliding_window_pattern")? {
         Some(interval) => interval,
         None => json.opt_usize("_sliding_window_pattern")?.unwrap_or(INTERVAL),
@@ -51,7 +51,7 @@ pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
 /// The same in GGUF.
 pub fn gguf(gguf: &Gguf, config: &mut Config) -> Result<()> {
     gemma2::common_in_gguf(gguf, ARCH, config)?;
-    config.query_norms = Some(Spans::Heads);
+    config.query_norms = Some(HeadNorms::Shared);
     config.attention_scale = gemma2::usual_scale(config, LARGEST);
     let key = format!("{ARCH}.rope.freq_base_swa");
     let theta = gguf.opt_f32(&key)?.map_or(SLIDING_THETA, f64::from);

@@ -21,13 +21,15 @@ mod qwen2;
 mod qwen3;
 mod rope;
 mod smollm3;
+mod stablelm;
+mod starcoder2;
 pub mod weights;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use config::{Config, NormKind, Norms, Unwritable};
+pub use config::{Config, HeadNorms, NormKind, Norms, Unwritable};
 pub use files::ModelFiles;
 pub use kv::KvCache;
 pub use quantize::Quantize;
@@ -75,7 +77,7 @@ const LLAMA: Architecture = Architecture {
 };
 
 /// All model_types.
-pub static ARCHITECTURES: [Architecture; 11] = [
+pub static ARCHITECTURES: [Architecture; 13] = [
     LLAMA,
     Architecture {
         model_type: "gemma",
@@ -158,6 +160,26 @@ pub static ARCHITECTURES: [Architecture; 11] = [
         to_gguf: smollm3::to_gguf,
         ..LLAMA
     },
+    Architecture {
+        model_type: "stablelm",
+        gguf_name: "stablelm",
+        config: stablelm::config,
+        gguf: stablelm::gguf,
+        defaults: stablelm::DEFAULTS,
+        to_gguf: stablelm::to_gguf,
+        neighbours: false,
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "starcoder2",
+        gguf_name: "starcoder2",
+        config: starcoder2::config,
+        gguf: starcoder2::gguf,
+        defaults: starcoder2::DEFAULTS,
+        modules: &starcoder2::MODULES,
+        neighbours: false,
+        ..LLAMA
+    },
 ];
 
 /// The architecture of `model_type`.
@@ -191,6 +213,22 @@ fn plain_gguf(config: &Config, _: &mut GgufWriter) -> Result<(), Unwritable> {
         return Err(Unwritable { key: "no_rope_layers", what: "layers without rotation" });
     }
     Ok(())
+}
+
+/// What is added to a variance, by the family's own key.
+fn epsilon(json: &JsonFile, key: &str) -> Result<f32> {
+    match json.f64(key)? {
+        eps if eps.is_finite() && eps > 0.0 => Ok(eps as f32),
+        eps => Err(json.error(key, format!("expected a positive number, found {eps}"))),
+    }
+}
+
+/// The same in GGUF.
+fn epsilon_in_gguf(gguf: &Gguf, key: &str) -> Result<f32> {
+    match gguf.f32(key)? {
+        eps if eps.is_finite() && eps > 0.0 => Ok(eps),
+        eps => Err(gguf.error(key, format!("expected a positive number, found {eps}"))),
+    }
 }
 
 /// Reads which layers see only the last `sliding_window` positions: those that `layer_types`

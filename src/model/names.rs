@@ -3,13 +3,11 @@
 /// GGUF's name for one of Hugging Face's: `model.layers.3.mlp.up_proj.weight` becomes
 /// `blk.3.ffn_up.weight`. `own` names modules otherwise than most models. Unknown names stay.
 pub fn gguf(own: &[(&str, &str)], name: &str) -> String {
-    let fixed = [
-        ("model.embed_tokens.weight", "token_embd.weight"),
-        ("model.norm.weight", "output_norm.weight"),
-        ("lm_head.weight", "output.weight"),
-    ];
-    if let Some((_, found)) = fixed.iter().find(|(from, _)| *from == name) {
-        return (*found).to_string();
+    let fixed = [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
+    for (from, to) in fixed {
+        if let Some(kind) = name.strip_prefix(from).and_then(|rest| rest.strip_prefix('.')) {
+            return format!("{to}.{kind}");
+        }
     }
     let modules = [
         ("input_layernorm", "attn_norm"),

@@ -3,8 +3,7 @@
 
 use crate::error::Result;
 use crate::files::{Gguf, JsonFile};
-use crate::graph::Spans;
-use crate::model::{Config, Norms};
+use crate::model::{Config, HeadNorms, Norms};
 
 /// The names of its norms in GGUF.
 pub const MODULES: [(&str, &str); 1] = [("post_attention_layernorm", "post_attention_norm")];
@@ -22,6 +21,6 @@ pub fn gguf(_: &Gguf, config: &mut Config) -> Result<()> {
 }
 
 fn set(config: &mut Config) {
-    config.query_norms = Some(Spans::All);
+    config.query_norms = Some(HeadNorms::All);
     config.norms = Norms::After;
 }

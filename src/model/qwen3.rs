@@ -3,17 +3,16 @@
 
 use crate::error::Result;
 use crate::files::{Gguf, JsonFile};
-use crate::graph::Spans;
-use crate::model::{Config, qwen2};
+use crate::model::{Config, HeadNorms, qwen2};
 
 /// Its norms and windows.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
-    config.query_norms = Some(Spans::Heads);
+    config.query_norms = Some(HeadNorms::Shared);
     qwen2::windows(json, config)
 }
 
 /// The same in GGUF, which has no windows.
 pub fn gguf(_: &Gguf, config: &mut Config) -> Result<()> {
-    config.query_norms = Some(Spans::Heads);
+    config.query_norms = Some(HeadNorms::Shared);
     Ok(())
 }

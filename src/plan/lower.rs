@@ -2,7 +2,7 @@
 
 use crate::caps::Caps;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Heads, Node, Op, Out, Scores, VectorId, WeightId};
+use crate::graph::{Graph, Heads, Node, Op, Out, Scores, Spans, VectorId, WeightId};
 use crate::kernels::pack::Order;
 use crate::kernels::{
     Dispatch, PAGE, Rows, activate, add, attention, attention_merge, attention_prefill, embed, gemm,
@@ -143,16 +143,14 @@ impl Lowering<'_> {
         let kv = self.options.kv;
         match node.op {
             Op::Embed { table, scale } => self.embed(i, table, scale),
-            Op::HeadNorm { q, k, eps, heads } => {
+            Op::HeadNorm { norm, heads } => {
                 let widths = [heads.heads, heads.kv_heads].map(|count| count * heads.head_dim);
-                let spans = [q, k].map(|vector| self.graph.vectors[vector.0].len());
-                let bindings = vec![input(0), Resource::Vector(q), Resource::Vector(k), out];
-                self.push(
-                    i,
-                    head_norm::select(&head_norm::HeadNorm { widths, spans, eps }, caps),
-                    bindings,
-                    None,
-                );
+                let spans = if norm.spans == Spans::All { widths } else { [heads.head_dim; 2] };
+                let factors = [norm.q, norm.k].map(|vector| self.graph.vectors[vector.0].len());
+                let problem =
+                    head_norm::HeadNorm { widths, spans, factors, centred: norm.centred, eps: norm.eps };
+                let bindings = vec![input(0), Resource::Vector(norm.q), Resource::Vector(norm.k), out];
+                self.push(i, head_norm::select(&problem, caps), bindings, None);
             }
             Op::RmsNorm { weight, eps } => {
                 let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows };
