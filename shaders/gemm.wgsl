@@ -2,7 +2,7 @@
 //
 // Grid   (tiles of TILE rows, as often as the columns are split; 2-D beyond the limit of one
 //        dimension; tiles of TILE tokens in z).
-// Links  step, rows_*, lane_tile, weight_*, bytes_*, order_rows, x_storage, out_*, bias_*
+// Links  step, rows_*, lane_tile, weight_*, bytes_*, order_rows, x_storage, out_*, bias_*, matrix_*
 //
 // SIDE by SIDE invocations share a tile of tokens and rows, each with FRAG x FRAG sums in
 // registers. Half a group of columns at a time is brought to workgroup memory, where a weight,
@@ -17,12 +17,15 @@ struct Params {
     stride: u32,  // outputs from one row to the next
     splits: u32,  // workgroups that share the columns
     part: u32,    // values of y from what one of them writes to the next
+    matrix: u32,    // the first matrix in this shard
+    matrices: u32,  // how many it has
+    each: u32,      // rows from one to the next
 }
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;   // [rows, k] packed
 @group(0) @binding(1) var<storage, read> scales: array<u32>;    // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;   // [T, n], or [T, splits, n]
-@group(0) @binding(5) var<uniform> p: Params;
+@group(0) @binding(6) var<uniform> p: Params;
 
 const TILE = SIDE * FRAG;
 const LINES = TILE / 4u;  // of tokens or rows that are a stride apart
@@ -71,14 +74,13 @@ fn multiply(sums: ptr<function, array<vec4<f32>, FRAG * FOURS>>, down: u32, acro
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let tiles = (p.rows + TILE - 1u) / TILE;
     let split = team.index / tiles;
-    if (split >= p.splits) {
+    let layer = layer_of(group.z, TILE);
+    if (split >= p.splits || layer.start >= layer.end) {
         return;
     }
     let share = (p.groups + p.splits - 1u) / p.splits;
     let end = min((split + 1u) * share, p.groups);
     let row0 = team.index % tiles * TILE;
-    let token0 = group.z * TILE;
-    let last_token = n_rows() - 1u;
     let across = lane.index % SIDE;  // which rows
     let down = lane.index / SIDE;    // which tokens
 
@@ -90,12 +92,12 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         // First the rows of the tile, then its tokens, in four strides.
         for (var i = lane.index; i < 2u * TILE; i += WG) {
             if (i < TILE) {
-                bring_row(block(block_at(min(row0 + row_of(i), p.rows - 1u), g)), i, half);
+                bring_row(block(block_at(layer.weights + min(row0 + row_of(i), p.rows - 1u), g)), i, half);
             } else {
                 for (var j = 0u; j < 4u; j++) {
                     let line = (i - TILE) / 4u + j * LINES;
                     // Tokens beyond the batch repeat its last; nothing of them is written.
-                    let t = min(token0 + line, last_token);
+                    let t = input_row(min(layer.start + line, layer.end - 1u));
                     let quad = i % 4u;
                     tokens[place(line, quad)] = x4(t * p.groups * 8u + at * 4u + quad);
                 }
@@ -106,11 +108,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         workgroupBarrier();
     }
     for (var m = 0u; m < FRAG; m++) {
-        let t = token0 + down + m * SIDE;
-        if (t <= last_token) {
+        let t = layer.start + down + m * SIDE;
+        if (t < layer.end) {
             for (var n = 0u; n < FOURS; n++) {
                 let row = row0 + (across + n * SIDE) * 4u;
-                put4(t * p.pitch + split * p.part, row, sums[m * FOURS + n]);
+                put4(result_row(t) * p.pitch + split * p.part, row, sums[m * FOURS + n]);
             }
         }
     }

@@ -2,7 +2,7 @@
 //
 // Grid   (tiles of ROWS rows, as often as the columns are split; 2-D beyond the limit of one
 //        dimension; tiles of COLS tokens in z).
-// Links  step, rows_*, lane_tile_subgroup, coop_*, weight_*, bytes_*, order_rows, x_storage, out_*, bias_*
+// Links  step, rows_*, lane_tile_subgroup, coop_*, weight_*, bytes_*, order_rows, x_storage, out_*, bias_*, matrix_*
 //
 // The matrix units multiply halves and add in f32. Two groups of columns at a time are rounded
 // to halves and brought to workgroup memory, where a lane finds the columns of its token or row
@@ -18,12 +18,15 @@ struct Params {
     stride: u32,  // outputs from one row to the next
     splits: u32,  // workgroups that share the columns
     part: u32,    // values of y from what one of them writes to the next
+    matrix: u32,    // the first matrix in this shard
+    matrices: u32,  // how many it has
+    each: u32,      // rows from one to the next
 }
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;   // [rows, k] packed
 @group(0) @binding(1) var<storage, read> scales: array<u32>;    // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;   // [T, n], or [T, splits, n]
-@group(0) @binding(5) var<uniform> p: Params;
+@group(0) @binding(6) var<uniform> p: Params;
 
 const STEP = 2u;  // groups of columns that are brought at a time
 const ROW_SQUARES = ROWS / 32u;
@@ -87,15 +90,15 @@ struct Held {
 // Loads what the invocation brings of the groups from g on. Rows and tokens beyond the last
 // repeat it, and groups beyond the end the last before it: of the former nothing is written, and
 // of the latter the weights become zeros.
-fn fetch(held: ptr<function, Held>, lane: Lane, row0: u32, token0: u32, g: u32, end: u32) {
+fn fetch(held: ptr<function, Held>, lane: Lane, row0: u32, layer: Layer, g: u32, end: u32) {
     for (var j = 0u; j < OWN_BLOCKS; j++) {
         let i = lane.index + j * WG;
-        let row = min(row0 + i / STEP, p.rows - 1u);
+        let row = layer.weights + min(row0 + i / STEP, p.rows - 1u);
         (*held).blocks[j] = block(block_at(row, min(g + i % STEP, end - 1u)));
     }
     for (var j = 0u; j < OWN_QUADS; j++) {
         let i = lane.index + j * WG;
-        let t = min(token0 + i / (STEP * 8u), n_rows() - 1u);
+        let t = input_row(min(layer.start + i / (STEP * 8u), layer.end - 1u));
         (*held).quads[j] = x4((t * p.groups + min(g + i / 8u % STEP, end - 1u)) * 8u + i % 8u);
     }
 }
@@ -103,13 +106,13 @@ fn fetch(held: ptr<function, Held>, lane: Lane, row0: u32, token0: u32, g: u32, 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let tiles = (p.rows + ROWS - 1u) / ROWS;
     let split = team.index / tiles;
-    if (split >= p.splits) {
+    let layer = layer_of(group.z, COLS);
+    if (split >= p.splits || layer.start >= layer.end) {
         return;
     }
     let share = (p.groups + p.splits - 1u) / p.splits;
     let end = min((split + 1u) * share, p.groups);
     let row0 = team.index % tiles * ROWS;
-    let token0 = group.z * COLS;
 
     for (var turn = 0u; turn * lane.subgroups < SQUARES; turn++) {
         let square = turn * lane.subgroups + lane.subgroup;
@@ -118,7 +121,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         let row_at = square % ROW_SQUARES * 32u * PITCH;
         var sums: Sums;
         var held: Held;
-        fetch(&held, lane, row0, token0, split * share, end);
+        fetch(&held, lane, row0, layer, split * share, end);
         for (var g = split * share; g < end; g += STEP) {
             for (var j = 0u; j < OWN_BLOCKS; j++) {
                 let i = lane.index + j * WG;
@@ -133,7 +136,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 }
             }
             workgroupBarrier();
-            fetch(&held, lane, row0, token0, g + STEP, end);
+            fetch(&held, lane, row0, layer, g + STEP, end);
             if (busy) {
                 multiply(&sums, token_at, row_at);
             }
@@ -148,11 +151,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             for (var four = lane.index; four < SQUARES * SIDE * SIDE / 4u; four += WG) {
                 let i = four * 4u;
                 let source = i / (SIDE * SIDE);
-                let t = token0 + source / ROW_SQUARES * 32u + f / SIDES * SIDE + i / SIDE % SIDE;
-                if (source / lane.subgroups == turn && t < n_rows()) {
+                let t = layer.start + source / ROW_SQUARES * 32u + f / SIDES * SIDE + i / SIDE % SIDE;
+                if (source / lane.subgroups == turn && t < layer.end) {
                     let row = row0 + source % ROW_SQUARES * 32u + f % SIDES * SIDE + i % SIDE;
                     let sum = vec4<f32>(results[i], results[i + 1u], results[i + 2u], results[i + 3u]);
-                    put4(t * p.pitch + split * p.part, row, sum * RANGE);
+                    put4(result_row(t) * p.pitch + split * p.part, row, sum * RANGE);
                 }
             }
             workgroupBarrier();

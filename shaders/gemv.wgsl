@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_*, weight_*, bytes_*, four_rows, order_rows, x_*, norm_*, out_*, bias_*
+// Links  step, rows_*, lane_*, weight_*, bytes_*, four_rows, order_rows, x_*, norm_*, out_*, bias_*, matrix_*
 //
 // A team holds ROWS x COLS sums (ROWS is a multiple of four), so that each activation serves
 // ROWS rows and each weight, decoded once, serves COLS tokens. With one column the blocks of
@@ -16,6 +16,9 @@ struct Params {
     stride: u32,  // outputs from one row to the next
     width: f32,   // of x, without padding: for the mean in the norm
     eps: f32,     // of the norm
+    matrix: u32,    // the first matrix in this shard
+    matrices: u32,  // how many it has
+    each: u32,      // rows from one to the next
 }
 
 const_assert COLS == 1u || !HAS_NORM;
@@ -23,7 +26,7 @@ const_assert COLS == 1u || !HAS_NORM;
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
 @group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
-@group(0) @binding(6) var<uniform> p: Params;
+@group(0) @binding(7) var<uniform> p: Params;
 
 // Adds what quads first .. end - 1 of a group contribute, for every column; `at` is where the
 // group of the first column lies.
@@ -53,7 +56,11 @@ fn columns(
 }
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
-    let t0 = group.z * COLS;
+    let layer = layer_of(group.z, COLS);
+    if (layer.start >= layer.end) {
+        return;
+    }
+    let x0 = input_row(layer.start);
     for (var r0 = team.index * ROWS; r0 < p.rows; r0 += team.count * ROWS) {
         var sums: array<f32, ROWS * COLS>;
         var squares = 0.0;
@@ -61,7 +68,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             if (COLS == 1u) {
                 var v: array<vec4<f32>, 8>;
                 for (var i = 0u; i < 8u; i++) {
-                    v[i] = x4((t0 * p.groups + g) * 8u + i);
+                    v[i] = x4((x0 * p.groups + g) * 8u + i);
                     if (HAS_NORM) {
                         squares += dot(v[i], v[i]);
                         v[i] *= gain4(g * 8u + i);
@@ -70,7 +77,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 for (var first = 0u; first < ROWS; first += 4u) {
                     var blocks: array<Block, 4>;
                     for (var r = 0u; r < 4u; r++) {
-                        blocks[r] = block(block_at(r0 + first + r, g));
+                        blocks[r] = block(block_at(layer.weights + r0 + first + r, g));
                     }
                     var four = vec4<f32>(sums[first], sums[first + 1u], sums[first + 2u], sums[first + 3u]);
                     four = four_rows(&blocks, &v, four);
@@ -81,9 +88,9 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             } else {
                 var blocks: array<Block, ROWS>;
                 for (var r = 0u; r < ROWS; r++) {
-                    blocks[r] = block(block_at(r0 + r, g));
+                    blocks[r] = block(block_at(layer.weights + r0 + r, g));
                 }
-                let at = (t0 * p.groups + g) * 8u;
+                let at = (x0 * p.groups + g) * 8u;
                 if (COLS < 8u) {
                     columns(&sums, &blocks, at, 0u, 2u);
                     columns(&sums, &blocks, at, 2u, 4u);
@@ -106,8 +113,8 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                     sums[(r + 2u) * COLS + c],
                     sums[(r + 3u) * COLS + c],
                 ));
-                if (lane.index == 0u && t0 + c < n_rows()) {
-                    put4((t0 + c) * p.pitch, r0 + r, sum * factor);
+                if (lane.index == 0u && layer.start + c < layer.end) {
+                    put4(result_row(layer.start + c) * p.pitch, r0 + r, sum * factor);
                 }
             }
         }

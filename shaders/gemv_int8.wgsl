@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_g e_g W[r, g] rounded(x[t, g] / e_g) + bias[o(r)], e_g = max |x[t, g]| / 127
 //
 // Grid   as `gemv`: (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_*, weight_*, bytes_*, order_rows, x_storage, norm_*, out_*, bias_*
+// Links  step, rows_*, lane_*, weight_*, bytes_*, order_rows, x_storage, norm_*, out_*, bias_*, matrix_*
 //
 // As `gemv`, with the activations of a group of 32 columns rounded to bytes, and four weights
 // multiplied at a time (`dot4I8Packed`). Each team rounds for itself, which a launch of its own
@@ -14,6 +14,9 @@ struct Params {
     stride: u32,  // outputs from one row to the next
     width: f32,   // of x, without padding: for the mean in the norm
     eps: f32,     // of the norm
+    matrix: u32,    // the first matrix in this shard
+    matrices: u32,  // how many it has
+    each: u32,      // rows from one to the next
 }
 
 const_assert COLS == 1u || !HAS_NORM;
@@ -21,7 +24,7 @@ const_assert COLS == 1u || !HAS_NORM;
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
 @group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
-@group(0) @binding(6) var<uniform> p: Params;
+@group(0) @binding(7) var<uniform> p: Params;
 
 // Below this the scale of a group would be no number: it counts as zero.
 const LEAST = 1e-30;
@@ -36,7 +39,8 @@ fn bytes_of(v: vec4<f32>, inverse: f32) -> u32 {
 }
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
-    let t0 = group.z * COLS;
+    let layer = layer_of(group.z, COLS);
+    let t0 = layer.start;
     for (var r0 = team.index * ROWS; r0 < p.rows; r0 += team.count * ROWS) {
         var sums: array<f32, ROWS * COLS>;
         var squares = 0.0;
@@ -86,7 +90,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                     sums[(r + 2u) * COLS + c],
                     sums[(r + 3u) * COLS + c],
                 ));
-                if (lane.index == 0u && t0 + c < n_rows()) {
+                if (lane.index == 0u && t0 + c < layer.end) {
                     put4((t0 + c) * p.pitch, r0 + r, sum * factor);
                 }
             }

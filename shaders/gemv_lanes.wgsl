@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (subgroups of ROWS rows a lane, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, order_bundles, x_storage, norm_*, out_*, bias_*
+// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, order_bundles, x_storage, norm_*, out_*, bias_*, matrix_*
 //
 // For adapters whose subgroups are the vector registers of a CPU. There a load costs for each
 // lane, also where all lanes load the same: so the lanes share the loads of x, each takes a
@@ -17,6 +17,9 @@ struct Params {
     stride: u32,  // outputs from one row to the next
     width: f32,   // of x, without padding: for the mean in the norm
     eps: f32,     // of the norm
+    matrix: u32,    // the first matrix in this shard
+    matrices: u32,  // how many it has
+    each: u32,      // rows from one to the next
 }
 
 const_assert COLS == 1u || !HAS_NORM;
@@ -25,7 +28,7 @@ const_assert ROWS == 4u;  // as bundles are ordered
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
 @group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
-@group(0) @binding(6) var<uniform> p: Params;
+@group(0) @binding(7) var<uniform> p: Params;
 
 // Eight vectors of four, which the lanes of a subgroup hold together: one a lane, two with
 // subgroups of four.
@@ -78,19 +81,22 @@ fn add_sums(
 }
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
-    let t0 = group.z * COLS;
+    let layer = layer_of(group.z, COLS);
     // A workgroup may be less than a subgroup.
     let lanes = min(lane.count, WG);
     // The same for all lanes of the subgroup, so that they shuffle together.
-    if (team.index * lanes * ROWS >= p.rows) {
+    if (team.index * lanes * ROWS >= p.rows || layer.start >= layer.end) {
         return;
     }
     let r0 = (team.index * lanes + lane.index) * ROWS;
     // Lanes beyond the last row repeat the last four.
-    let row = min(r0, (p.rows - 1u) / ROWS * ROWS);
+    let row = layer.weights + min(r0, (p.rows - 1u) / ROWS * ROWS);
     var out: array<f32, ROWS * COLS>;
     var squares = 0.0;
     let mine = lane.index % min(lane.count, 8u);
+    // The rows of x that a lane loads for all: columns beyond the last repeat it.
+    let low = input_row(min(layer.start + mine % COLS, layer.end - 1u)) * p.groups;
+    let high = input_row(min(layer.start + (mine + 4u) % COLS, layer.end - 1u)) * p.groups;
     for (var g = 0u; g < p.groups; g++) {
         var blocks: array<Block, ROWS>;
         for (var r = 0u; r < ROWS; r++) {
@@ -99,9 +105,9 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         if (COLS == 1u) {
             let at = g * 8u + mine;
             var all: Eight;
-            all.low = x4(t0 * p.groups * 8u + at);
+            all.low = x4(low * 8u + at);
             if (lane.count < 8u) {
-                all.high = x4(t0 * p.groups * 8u + at + 4u);
+                all.high = x4(low * 8u + at + 4u);
             }
             if (HAS_NORM) {
                 squares += dot(all.low, all.low) + dot(all.high, all.high);
@@ -135,9 +141,9 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                     }
                 }
                 var all: Eight;
-                all.low = x4(((t0 + mine % COLS) * p.groups + g) * 8u + i);
+                all.low = x4((low + g) * 8u + i);
                 if (COLS > 4u && lane.count < 8u) {
-                    all.high = x4(((t0 + mine % COLS + 4u) * p.groups + g) * 8u + i);
+                    all.high = x4((high + g) * 8u + i);
                 }
                 for (var c = 0u; c < COLS; c++) {
                     let v = shared_quad(lane, all, c);
@@ -155,7 +161,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         factor = 1.0 / sqrt(sum / p.width + p.eps);
     }
     for (var c = 0u; c < COLS; c++) {
-        if (t0 + c < n_rows()) {
+        if (layer.start + c < layer.end) {
             for (var r = 0u; r < ROWS; r += 4u) {
                 let sum = vec4<f32>(
                     out[r * COLS + c],
@@ -163,7 +169,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                     out[(r + 2u) * COLS + c],
                     out[(r + 3u) * COLS + c],
                 );
-                put4((t0 + c) * p.pitch, r0 + r, sum * factor);
+                put4(result_row(layer.start + c) * p.pitch, r0 + r, sum * factor);
             }
         }
     }

@@ -2,7 +2,7 @@
 //
 // Grid   (teams of four rows, 2-D beyond the limit of one dimension, tokens in z).
 //        SPAN is the most lanes that a team may have; WG divides eight times as many.
-// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*
+// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*, matrix_*
 //
 // As `gemv` with one column, for GPUs. Lanes take a group of 32 columns each, so that weights
 // are read side by side; the activations of neighbouring lanes then lie 128 bytes apart, which
@@ -17,12 +17,15 @@ struct Params {
     stride: u32,  // outputs from one row to the next
     width: f32,   // of x, without padding: for the mean in the norm
     eps: f32,     // of the norm
+    matrix: u32,    // the first matrix in this shard
+    matrices: u32,  // how many it has
+    each: u32,      // rows from one to the next
 }
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
 @group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
-@group(0) @binding(6) var<uniform> p: Params;
+@group(0) @binding(7) var<uniform> p: Params;
 
 const ROWS = 4u;
 // Vectors of a group in workgroup memory: its eight, and one unused.
@@ -33,7 +36,11 @@ var<workgroup> partial: array<f32, WG>;  // sums of squares, by subgroup
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let quads = p.groups * 8u;
-    let x0 = group.z * quads;
+    let layer = layer_of(group.z, 1u);
+    if (layer.start >= layer.end) {
+        return;
+    }
+    let x0 = input_row(layer.start) * quads;
     for (var base = team.first * ROWS; base < p.rows; base += team.count * ROWS) {
         let r0 = base + lane.subgroup * ROWS;
         var sums = vec4<f32>(0.0);
@@ -43,7 +50,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             var blocks: array<Block, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
                 // Rows and groups beyond the last repeat it, and count for nothing.
-                blocks[r] = block(block_at(min(r0 + r, p.rows - 1u), min(g, p.groups - 1u)));
+                blocks[r] = block(block_at(layer.weights + min(r0 + r, p.rows - 1u), min(g, p.groups - 1u)));
             }
             workgroupBarrier();
             for (var j = 0u; j < SPAN * 8u / WG; j++) {
@@ -81,7 +88,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         }
         let sum = sum_all4(lane, sums);
         if (lane.index == 0u) {
-            put4(group.z * p.pitch, r0, sum);
+            put4(result_row(layer.start) * p.pitch, r0, sum);
         }
     }
 }

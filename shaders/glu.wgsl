@@ -7,6 +7,7 @@
 struct Params {
     quads: u32,  // stored row of y, in vectors of four
     pitch: u32,  // of a row of g, in vectors of four
+    times: u32,  // rows of a token
 }
 
 @group(0) @binding(0) var<storage, read> g: array<vec4<f32>>;        // [T, 2 n]
@@ -16,7 +17,7 @@ struct Params {
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let t = team.index / p.quads;
     let i = team.index % p.quads;
-    if (t >= n_tokens()) {
+    if (t >= n_tokens() * p.times) {
         return;
     }
     var a = vec4<f32>(0.0);

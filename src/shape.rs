@@ -16,6 +16,9 @@ pub const ROW_ALIGN: usize = 8;
 /// lanes of a CPU's vector register.
 pub const BUNDLE: usize = 32;
 
+/// Experts of a layer, at most: those who group tokens by experts count them in workgroup memory.
+pub const MOST_EXPERTS: usize = 512;
+
 /// Rotations come from two tables: one by 0 to ROPE_FINE - 1 positions, one by multiples of
 /// ROPE_FINE.
 pub const ROPE_FINE: usize = 256;
@@ -43,4 +46,17 @@ pub enum Rows {
     Tokens,
     /// The tokens whose logits are wanted.
     Outputs,
+    /// So many of each token: one for each expert that it chose.
+    Chosen(u32),
+}
+
+impl Rows {
+    /// How many there are in a batch of `tokens` tokens with `outputs` outputs.
+    pub fn count(self, tokens: usize, outputs: usize) -> usize {
+        match self {
+            Self::Tokens => tokens,
+            Self::Outputs => outputs,
+            Self::Chosen(times) => tokens * times as usize,
+        }
+    }
 }

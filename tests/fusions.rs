@@ -154,6 +154,7 @@ fn gated(wide: usize, bias: bool) -> Graph {
         cols: 64,
         parts: vec![part("gate"), part("up")],
         interleaved: true,
+        matrices: 1,
     };
     let gate_up = g.weight(gate_up).unwrap();
     let down = g.weight(matrix("down", 64, wide)).unwrap();
@@ -293,6 +294,7 @@ fn long() -> Graph {
         cols: wide,
         parts: vec![part("gate"), part("up")],
         interleaved: true,
+        matrices: 1,
     };
     let gate_up = g.weight(gate_up).unwrap();
     let down = g.weight(matrix("down", 40, 33)).unwrap();

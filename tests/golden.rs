@@ -220,7 +220,8 @@ fn smollm2_gives_the_golden_inside_the_layers() {
     }
 }
 
-const FAMILIES: [&str; 15] = [
+const FAMILIES: [&str; 16] = [
+    "mixtral",
     "gemma",
     "gemma2",
     "gemma3",

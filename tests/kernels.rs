@@ -10,7 +10,9 @@ use rig::{Random, Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::caps::AdapterKind;
 use wgllama::graph::reference::{Reference, Source};
-use wgllama::graph::{Batch, Graph, HeadNorm, Heads, Rope, Scores, Spans, Token, VectorId, WeightId};
+use wgllama::graph::{
+    Batch, Graph, HeadNorm, Heads, Rope, Scores, Spans, Token, VectorId, WeightId, WeightSpec,
+};
 use wgllama::kernels::gemv::{self, Gemv};
 use wgllama::kernels::tuning::{GemvShape, TILES};
 use wgllama::kernels::{Dispatch, Part};
@@ -93,6 +95,7 @@ fn with_dispatch(
             activations: Activations::Int8,
             bytes: tuning::bytes(caps),
             bias,
+            experts: None,
             batch: Rows::Tokens,
             max_batch: tokens,
         });
@@ -709,6 +712,87 @@ fn plans_for_every_adapter_equal_the_reference_on_this_one() {
                 let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
                 let found = rig.run(&gpu, &caps, &plan, &batches, 64);
                 assert_close(&format!("{name}, {format}, fuse {fuse}"), &found, &expected, 2e-4);
+            }
+        }
+    }
+}
+
+/// embed -> router -> gated experts of `wide` -> weighted sum + residual.
+fn expert_graph(experts: usize, chosen: usize, normalised: bool, wide: usize) -> Graph {
+    let hidden = 44;
+    let mut g = Graph::new(Rope::plain(1e4, 2));
+    let table = g.weight(matrix("table", 50, hidden)).unwrap();
+    let router = g.weight(matrix("router", experts, hidden)).unwrap();
+    let mut of_all = |name: &str, parts: &[&str], rows: usize, cols: usize| {
+        let each = |_| parts.iter().map(|part| matrix(part, rows, cols).parts.remove(0));
+        let spec = WeightSpec {
+            rows: experts * parts.len() * rows,
+            parts: (0..experts).flat_map(each).collect(),
+            interleaved: parts.len() > 1,
+            matrices: experts,
+            ..matrix(name, rows, cols)
+        };
+        g.weight(spec).unwrap()
+    };
+    let both = of_all("both", &["gate", "up"], wide, hidden);
+    let down = of_all("down", &["down"], hidden, wide);
+    let norm = g.vector(vector("norm", hidden));
+    let x = g.embed("x", table);
+    let logits = g.linear("router", x, router, None).unwrap();
+    let routes = g.route("routes", logits, chosen, normalised).unwrap();
+    let h = g.expert_linear("both", x, routes, both).unwrap();
+    let h = g.glu("act", h, Nonlinearity::Silu).unwrap();
+    let h = g.expert_linear("down", h, routes, down).unwrap();
+    let h = g.combine("combined", h, routes).unwrap();
+    let x = g.add("sum", x, h).unwrap();
+    let x = g.rms_norm("norm", x, norm, 1e-5, Rows::Outputs).unwrap();
+    g.linear("logits", x, table, None).unwrap();
+    g
+}
+
+/// Few and many tokens by every product that an adapter may get, whole and in shards, with all experts
+/// chosen and one, and with widths that are padded; and more experts than a workgroup has invocations.
+#[test]
+fn experts_equal_the_reference() {
+    let Some(gpu) = gpu() else { return };
+    for (experts, chosen, normalised, wide, format) in [
+        (5, 2, true, 40, WeightFormat::F32),
+        (4, 4, false, 70, WeightFormat::Q4_0),
+        (3, 1, false, 33, WeightFormat::F16),
+        (140, 8, true, 12, WeightFormat::Q8_0),
+    ] {
+        let rig = Rig::new(expert_graph(experts, chosen, normalised, wide), format, 5);
+        for tokens in [1, 3, 100] {
+            // One of them by all that adapters get, the others by what one CPU and one GPU get.
+            let first = experts == 5;
+            if tokens == 3 && !first {
+                continue;
+            }
+            let batches = [batch(tokens, 50, 2)];
+            let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
+            let expected = reference.logits(&batches[0]).unwrap();
+            let mut all = if first { runnable(&gpu) } else { vec![("here", gpu.caps().clone())] };
+            all.push(("rows", in_rows(&gpu)));
+            let each = rig.layouts(gpu.caps())[2].shards[0].planes.bytes() as u64 / experts as u64;
+            let small = Caps { max_storage_binding: (3 * each).max(8 << 10), ..gpu.caps().clone() };
+            if first {
+                assert!(rig.layouts(&small)[2].shards.len() > 1);
+                all.extend([
+                    ("shards", small.clone()),
+                    ("shards in rows", Caps { kind: AdapterKind::Discrete, ..small }),
+                ]);
+            }
+            for (name, caps) in all {
+                for fuse in [true, false] {
+                    if !fuse && (!first || name == "shards") {
+                        continue;
+                    }
+                    let options = PlanOptions { fuse, ..exact(tokens, tokens, KvFormat::F32) };
+                    let plan = lower(&rig.graph, &rig.layouts(&caps), &caps, &options).unwrap();
+                    let found = rig.run(&gpu, &caps, &plan, &batches, 128);
+                    let what = format!("{chosen} of {experts}, {tokens} tokens, {name}, fused {fuse}");
+                    assert_close(&what, &found, &expected, SUM_TOLERANCE);
+                }
             }
         }
     }

@@ -209,6 +209,7 @@ impl Case {
                     activations: Activations::Int8,
                     bytes: tuning::bytes(context.caps()),
                     bias: false,
+                    experts: None,
                     batch: Rows::Tokens,
                     max_batch: tokens,
                 };
@@ -315,7 +316,7 @@ impl Case {
 
 fn matrix(name: &str, rows: usize, cols: usize) -> WeightSpec {
     let part = Tensor { tensor: name.to_string(), rows, order: RowOrder::Stored, within: None };
-    WeightSpec { name: name.to_string(), rows, cols, parts: vec![part], interleaved: false }
+    WeightSpec { name: name.to_string(), rows, cols, parts: vec![part], interleaved: false, matrices: 1 }
 }
 
 /// `tokens` tokens from position 0 on.

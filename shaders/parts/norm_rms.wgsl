@@ -2,6 +2,6 @@
 // mean square of x, which a team that reads all of x can sum as it goes.
 const HAS_NORM = true;
 
-@group(0) @binding(5) var<storage, read> gain: array<vec4<f32>>;  // [k]
+@group(0) @binding(6) var<storage, read> gain: array<vec4<f32>>;  // [k]
 
 fn gain4(i: u32) -> vec4<f32> { return gain[i]; }

@@ -127,10 +127,7 @@ fn launches(plan: &Plan, caps: &Caps) -> Vec<(usize, [u32; 3], Variant)> {
     let mut found: Vec<(usize, [u32; 3], Variant)> = Vec::new();
     for launch in &plan.launches {
         let dispatch = &launch.dispatch;
-        let rows = match dispatch.rows {
-            wgllama::kernels::Rows::Tokens => plan.options.max_tokens,
-            wgllama::kernels::Rows::Outputs => plan.options.max_outputs,
-        };
+        let rows = dispatch.rows.count(plan.options.max_tokens, plan.options.max_outputs);
         let size = Grid::size(dispatch.grid, rows as u32, caps.max_groups);
         match found.iter_mut().find(|(_, s, v)| (*s, *v) == (size, dispatch.variant)) {
             Some(entry) => entry.0 += 1,

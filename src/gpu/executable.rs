@@ -65,10 +65,7 @@ struct Bound {
 impl Bound {
     /// Rows of the batch that the launch works on.
     fn rows_of(&self, batch: &Batch) -> u32 {
-        match self.rows {
-            Rows::Tokens => batch.tokens.len() as u32,
-            Rows::Outputs => batch.outputs.len() as u32,
-        }
+        self.rows.count(batch.tokens.len(), batch.outputs.len()) as u32
     }
 }
 
@@ -328,10 +325,7 @@ impl Executable {
             .iter()
             .find(|k| k.name == name)
             .ok_or_else(|| Error::option("capture", format!("'{name}' was not kept")))?;
-        let rows = match kept.rows {
-            Rows::Tokens => batch.tokens.len(),
-            Rows::Outputs => batch.outputs.len(),
-        };
+        let rows = kept.rows.count(batch.tokens.len(), batch.outputs.len());
         let words = self.context.read(self.slot(kept.slot, rows * kept.pitch)?, rows * kept.pitch).await?;
         let values: &[f32] = bytemuck::cast_slice(&words);
         let mut out = Vec::with_capacity(rows * kept.width);

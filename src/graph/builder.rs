@@ -2,11 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::graph::{
-    Graph, HeadNorm, Heads, Node, NodeId, Op, Rope, RopeId, Scores, Spans, VectorId, VectorSpec, WeightId,
-    WeightSpec,
+    Graph, HeadNorm, Heads, Node, NodeId, Op, Out, Rope, RopeId, Scores, Spans, VectorId, VectorSpec,
+    WeightId, WeightSpec,
 };
 use crate::nonlinearity::Nonlinearity;
-use crate::shape::Rows;
+use crate::shape::{MOST_EXPERTS, Rows};
 
 impl Graph {
     /// A graph with no nodes, and with one rotation.
@@ -30,6 +30,12 @@ impl Graph {
                 format!("{} rows of {} columns expected, parts have {rows} rows", spec.rows, spec.cols),
             ));
         }
+        let of_all = |n: usize| spec.matrices > 0 && n.is_multiple_of(spec.matrices);
+        if !of_all(spec.rows) || !of_all(spec.parts.len()) {
+            let message =
+                format!("{} rows of {} parts for {} matrices", rows, spec.parts.len(), spec.matrices);
+            return Err(Error::shape(spec.name, message));
+        }
         if spec.interleaved && spec.parts.iter().any(|p| p.rows * spec.parts.len() != spec.rows) {
             return Err(Error::shape(spec.name, "interleaved parts must have the same number of rows"));
         }
@@ -44,7 +50,12 @@ impl Graph {
     }
 
     fn push(&mut self, name: &str, op: Op, inputs: Vec<NodeId>, width: usize, rows: Rows) -> NodeId {
-        self.nodes.push(Node { name: name.to_string(), op, inputs, width, rows });
+        let pieces = match op {
+            Op::ExpertLinear { .. } => self.nodes[inputs[1].0].width / 2,
+            Op::Glu(_) | Op::Activate(_) => self.nodes[inputs[0].0].pieces,
+            _ => 1,
+        };
+        self.nodes.push(Node { name: name.to_string(), op, inputs, width, pieces, rows });
         NodeId(self.nodes.len() - 1)
     }
 
@@ -58,7 +69,7 @@ impl Graph {
     /// Only results of all tokens can be the input of what works on tokens.
     fn expect_tokens(&self, name: &str, x: NodeId) -> Result<()> {
         match self.nodes[x.0].rows {
-            Rows::Tokens => Ok(()),
+            Rows::Tokens | Rows::Chosen(_) => Ok(()),
             Rows::Outputs => Err(Error::shape(name, "the input has rows for the outputs only")),
         }
     }
@@ -188,6 +199,52 @@ impl Graph {
         Ok(self.push(name, Op::Attention { layer, heads, scores }, vec![q], width, Rows::Tokens))
     }
 
+    /// The `chosen` experts with the largest of the logits `x`, and their weights.
+    pub fn route(&mut self, name: &str, x: NodeId, chosen: usize, normalised: bool) -> Result<NodeId> {
+        self.expect_tokens(name, x)?;
+        let experts = self.nodes[x.0].width;
+        if !(1..=experts).contains(&chosen) || experts > MOST_EXPERTS {
+            let message =
+                format!("{chosen} of {experts} experts: expected 1 to all of at most {MOST_EXPERTS}");
+            return Err(Error::shape(name, message));
+        }
+        Ok(self.push(name, Op::Route { chosen, normalised }, vec![x], 2 * chosen, Rows::Tokens))
+    }
+
+    /// W x by each expert of `routes`; x is the same for all of them, or a piece for each.
+    pub fn expert_linear(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        routes: NodeId,
+        weight: WeightId,
+    ) -> Result<NodeId> {
+        self.expect_tokens(name, x)?;
+        let (Op::Route { chosen, .. }, logits) = (&self.nodes[routes.0].op, self.nodes[routes.0].inputs[0])
+        else {
+            return Err(Error::shape(name, "the routes must be a route"));
+        };
+        let (node, spec) = (&self.nodes[x.0], &self.weights[weight.0]);
+        self.expect(name, "matrices of the weight", self.nodes[logits.0].width, spec.matrices)?;
+        if node.pieces != 1 {
+            self.expect(name, "pieces of the input", *chosen, node.pieces)?;
+        }
+        self.expect(name, "columns of the weight", node.width / node.pieces, spec.cols)?;
+        let width = chosen * spec.matrix_rows();
+        let op = Op::ExpertLinear { weight, out: Out::Store };
+        Ok(self.push(name, op, vec![x, routes], width, Rows::Tokens))
+    }
+
+    /// The sum of what the experts of `routes` computed, weighted.
+    pub fn combine(&mut self, name: &str, x: NodeId, routes: NodeId) -> Result<NodeId> {
+        let Op::Route { chosen, .. } = self.nodes[routes.0].op else {
+            return Err(Error::shape(name, "the routes must be a route"));
+        };
+        self.expect(name, "pieces of the input", chosen, self.nodes[x.0].pieces)?;
+        let width = self.nodes[x.0].width / chosen;
+        Ok(self.push(name, Op::Combine, vec![x, routes], width, Rows::Tokens))
+    }
+
     /// act(gate) up of alternating gates and ups.
     pub fn glu(&mut self, name: &str, x: NodeId, act: Nonlinearity) -> Result<NodeId> {
         self.expect_tokens(name, x)?;
@@ -264,7 +321,7 @@ mod tests {
     }
 
     fn matrix(rows: usize, cols: usize) -> WeightSpec {
-        WeightSpec { name: "w".into(), rows, cols, parts: vec![part(rows)], interleaved: false }
+        WeightSpec { name: "w".into(), rows, cols, parts: vec![part(rows)], interleaved: false, matrices: 1 }
     }
 
     fn graph() -> (Graph, NodeId) {

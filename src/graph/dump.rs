@@ -13,6 +13,9 @@ impl Op {
             Self::HeadNorm { .. } => "head_norm",
             Self::Linear { .. } => "linear",
             Self::RopeKv { .. } => "rope_kv",
+            Self::Route { .. } => "route",
+            Self::ExpertLinear { .. } => "expert_linear",
+            Self::Combine => "combine",
             Self::Attention { .. } => "attention",
             Self::AttentionSplit { .. } => "attention_split",
             Self::AttentionMerge { .. } => "attention_merge",
@@ -40,6 +43,7 @@ impl fmt::Display for Graph {
                 Op::Linear { weight, .. }
                 | Op::FusedLinear { weight, .. }
                 | Op::LinearSplit { weight, .. }
+                | Op::ExpertLinear { weight, .. }
                 | Op::Embed { table: weight, .. } => {
                     write!(f, " {}", self.weights[weight.0].name)?;
                 }

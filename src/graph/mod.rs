@@ -83,6 +83,21 @@ pub struct WeightSpec {
     /// Whether the parts' rows alternate (0 of the first, 0 of the second, ...) instead of
     /// following one another.
     pub interleaved: bool,
+    /// Matrices of the same shape that `rows` and `parts` are made up of, one after the other: one,
+    /// or one for each expert.
+    pub matrices: usize,
+}
+
+impl WeightSpec {
+    /// Rows of one matrix.
+    pub fn matrix_rows(&self) -> usize {
+        self.rows / self.matrices
+    }
+
+    /// Parts of one matrix.
+    pub fn matrix_parts(&self) -> usize {
+        self.parts.len() / self.matrices
+    }
 }
 
 /// A vector, joined from one or several stored tensors one after the other.
@@ -220,6 +235,23 @@ pub enum Op {
         /// How q and k turn, if they do.
         rope: Option<RopeId>,
     },
+    /// `[T, experts]` -> `[T, 2 chosen]`: the numbers of the experts with the largest logits, then their
+    /// weights, which are the softmax of all logits (Shazeer et al. 2017).
+    Route {
+        /// How many.
+        chosen: usize,
+        /// Whether their weights are made to sum up to one.
+        normalised: bool,
+    },
+    /// `[T, n]`, or `[T, chosen, n]`, and routes -> `[T, chosen, m]`: W x by each chosen expert.
+    ExpertLinear {
+        /// The W of all experts.
+        weight: WeightId,
+        /// What becomes of the sums: stored, or gated, made by fusion.
+        out: Out,
+    },
+    /// `[T, chosen, n]` and routes -> `[T, n]`: the sum, weighted by the routes.
+    Combine,
     /// Causal softmax attention of rotated q over the layer's cache.
     Attention {
         /// Which cache.
@@ -326,6 +358,8 @@ pub struct Node {
     pub inputs: Vec<NodeId>,
     /// Width of a row of the result, in values.
     pub width: usize,
+    /// Pieces of a row, each padded for itself: one, or one for each chosen expert.
+    pub pieces: usize,
     /// Rows of the result.
     pub rows: Rows,
 }

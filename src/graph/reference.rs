@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use crate::dtype::KvFormat;
 use crate::error::{Error, Result};
 use crate::graph::{
-    Batch, Graph, HeadNorm, Heads, Node, Op, RopeId, Rotations, Scores, Spans, VectorId, WeightId,
+    Batch, Graph, HeadNorm, Heads, Node, Op, Out, RopeId, Rotations, Scores, Spans, VectorId, WeightId,
 };
 use crate::nonlinearity::Nonlinearity;
 use crate::quant;
@@ -119,6 +119,33 @@ impl<'a> Reference<'a> {
             Op::Glu(act) => inputs[0].chunks_exact(2).map(|p| activated(act, p[0]) * p[1]).collect(),
             Op::Activate(act) => inputs[0].iter().map(|x| activated(act, *x)).collect(),
             Op::SoftCap { cap } => inputs[0].iter().map(|x| cap * (x / cap).tanh()).collect(),
+            Op::Route { chosen, normalised } => {
+                let rows = inputs[0].chunks_exact(inputs[0].len() / batch.tokens.len().max(1));
+                rows.flat_map(|logits| route(logits, chosen, normalised)).collect()
+            }
+            Op::ExpertLinear { weight, out: Out::Store } => {
+                let (spec, w) = (&self.graph.weights[weight.0], &self.weights[weight.0]);
+                let chosen = node.pieces;
+                let shared = inputs[0].len() == batch.tokens.len() * spec.cols;
+                let expert = |(i, number): (usize, &f32)| {
+                    let x = &inputs[0][if shared { i / chosen } else { i } * spec.cols..][..spec.cols];
+                    let matrix = spec.matrix_rows() * spec.cols;
+                    linear(&w[*number as usize * matrix..][..matrix], x, None)
+                };
+                let numbers = inputs[1].chunks_exact(2 * chosen).flat_map(|route| &route[..chosen]);
+                numbers.enumerate().flat_map(expert).collect()
+            }
+            Op::Combine => {
+                let chosen = inputs[0].len() / (batch.tokens.len() * node.width).max(1);
+                let tokens = inputs[0].chunks_exact(chosen * node.width);
+                let sum = |(x, route): (&[f32], &[f32])| -> Vec<f32> {
+                    let value =
+                        |c: usize, i: usize| f64::from(route[chosen + c]) * f64::from(x[c * node.width + i]);
+                    let sum = |i: usize| (0..chosen).map(|c| value(c, i)).sum::<f64>() as f32;
+                    (0..node.width).map(sum).collect()
+                };
+                tokens.zip(inputs[1].chunks_exact(2 * chosen)).flat_map(sum).collect()
+            }
             Op::Permute { order } => {
                 let order = &self.vectors[order.0];
                 let rows = inputs[0].chunks_exact(order.len());
@@ -127,6 +154,7 @@ impl<'a> Reference<'a> {
             Op::Add { scale } => inputs[0].iter().zip(inputs[1]).map(|(a, b)| a + scale * b).collect(),
             Op::FusedLinear { .. }
             | Op::LinearSplit { .. }
+            | Op::ExpertLinear { .. }
             | Op::LinearMerge { .. }
             | Op::AttentionSplit { .. }
             | Op::AttentionMerge { .. } => {
@@ -207,10 +235,24 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
+/// The experts with the largest logits, and then their weights.
+fn route(logits: &[f32], chosen: usize, normalised: bool) -> Vec<f32> {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = logits.iter().map(|l| (f64::from(*l) - f64::from(top)).exp()).collect();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+    order.truncate(chosen);
+    let summed = |over: &[usize]| over.iter().map(|e| weights[*e]).sum::<f64>();
+    let all: Vec<usize> = (0..logits.len()).collect();
+    let total = summed(if normalised { &order } else { &all });
+    let numbers = order.iter().map(|e| *e as f32);
+    numbers.chain(order.iter().map(|e| (weights[*e] / total) as f32)).collect()
+}
+
 /// The tokens whose rows a node works on.
 fn rows<'a>(node: &Node, batch: &'a Batch) -> Box<dyn Iterator<Item = usize> + 'a> {
     match node.rows {
-        Rows::Tokens => Box::new(0..batch.tokens.len()),
+        Rows::Tokens | Rows::Chosen(_) => Box::new(0..batch.tokens.len()),
         Rows::Outputs => Box::new(batch.outputs.iter().map(|&o| o as usize)),
     }
 }

@@ -3,16 +3,27 @@
 
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
-use crate::kernels::gemv::{Gemv, Out};
-use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, params, tuning};
+use crate::kernels::gemv::{Experts, Gemv, Out};
+use crate::kernels::{Dispatch, Part, Rows, Variant, kernel, params, tuning};
 use crate::shape::{GROUP, padded};
 
 params! {
     /// Params of [`GEMM`].
-    GemmParams { groups: u32, rows: u32, pitch: u32, first: u32, stride: u32, splits: u32, part: u32 }
+    GemmParams {
+        groups: u32,
+        rows: u32,
+        pitch: u32,
+        first: u32,
+        stride: u32,
+        splits: u32,
+        part: u32,
+        matrix: u32,
+        matrices: u32,
+        each: u32,
+    }
 }
 
-kernel!(GEMM, "gemm", GemmParams, [w: Read, scales: Read, x: Read, y: Write, bias: Read], variants);
+kernel!(GEMM, "gemm", GemmParams, [w: Read, scales: Read, x: Read, y: Write, routes: Read, bias: Read], variants);
 
 /// A square tile of tokens and rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +57,11 @@ fn variant(tile: Tile, problem: &Gemv) -> Variant {
         Part::XStorage,
         problem.out.part(),
         if problem.bias { Part::BiasVector } else { Part::BiasNone },
+        problem.matrix_part(),
     ];
-    Variant::new(&GEMM, &parts, &[("WG", tile.invocations()), ("SIDE", tile.side), ("FRAG", tile.each)])
+    let mut numbers = vec![("WG", tile.invocations()), ("SIDE", tile.side), ("FRAG", tile.each)];
+    numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
+    Variant::new(&GEMM, &parts, &numbers)
 }
 
 /// Problems of every kind that makes another variant.
@@ -60,6 +74,7 @@ pub(super) fn problems(caps: &Caps) -> Vec<Gemv> {
                 all.push(Gemv { format, out, bias, batch, max_batch: 64, bytes, ..Gemv::SMALL });
             }
         }
+        all.extend(Gemv { format, max_batch: 64, bytes, ..Gemv::SMALL }.of_experts(Some(64)));
     }
     all
 }
@@ -80,6 +95,9 @@ pub(super) fn params(problem: &Gemv, splits: usize) -> GemmParams {
         stride: problem.stride as u32,
         splits: splits as u32,
         part: part as u32,
+        matrix: problem.experts.map_or(0, |e| e.first as u32),
+        matrices: problem.experts.map_or(1, |e| e.count as u32),
+        each: problem.experts.map_or(0, |e| e.each as u32),
     }
 }
 
@@ -88,16 +106,13 @@ pub(super) fn params(problem: &Gemv, splits: usize) -> GemmParams {
 pub fn dispatch(problem: &Gemv, tile: Tile, splits: usize) -> Dispatch {
     let params = params(problem, splits);
     let tiles = params.rows.div_ceil(tile.size());
-    Dispatch {
-        variant: variant(tile, problem),
-        params: params.words(),
-        grid: Grid::Layers { groups: tiles * params.splits, cols: tile.size() },
-        rows: problem.batch,
-    }
+    let (grid, rows) = problem.grid(tiles * params.splits, tile.size());
+    Dispatch { variant: variant(tile, problem), params: params.words(), grid, rows }
 }
 
 /// In tiles, if the adapter and the batch are for it.
 pub fn select(problem: &Gemv, splits: usize, caps: &Caps) -> Option<Dispatch> {
     let tile = tuning::tiling(caps, problem.max_batch, problem.activations)?.tile(problem.rows, splits);
+    let tile = problem.experts.map_or(tile, |_| tuning::EXPERT_TILE);
     problem.norm.is_none().then(|| dispatch(problem, tile, splits))
 }

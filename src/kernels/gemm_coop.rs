@@ -3,11 +3,11 @@
 
 use crate::caps::Caps;
 use crate::kernels::gemm::{GemmParams, params, problems};
-use crate::kernels::gemv::Gemv;
-use crate::kernels::{Dispatch, Grid, Part, Variant, kernel, tuning};
+use crate::kernels::gemv::{Experts, Gemv};
+use crate::kernels::{Dispatch, Part, Variant, kernel, tuning};
 use crate::shape::GROUP;
 
-kernel!(GEMM_COOP, "gemm_coop", GemmParams, [w: Read, scales: Read, x: Read, y: Write, bias: Read], variants);
+kernel!(GEMM_COOP, "gemm_coop", GemmParams, [w: Read, scales: Read, x: Read, y: Write, routes: Read, bias: Read], variants);
 
 /// The tile of a workgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +48,11 @@ fn variant(problem: &Gemv, tile: CoopTile, side: u32, wg: u32) -> Variant {
         Part::XStorage,
         problem.out.part(),
         if problem.bias { Part::BiasVector } else { Part::BiasNone },
+        problem.matrix_part(),
     ];
-    Variant::new(&GEMM_COOP, &parts, &[("ROWS", tile.rows), ("COLS", tile.cols), ("WG", wg)])
+    let mut numbers = vec![("ROWS", tile.rows), ("COLS", tile.cols), ("WG", wg)];
+    numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
+    Variant::new(&GEMM_COOP, &parts, &numbers)
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -63,12 +66,8 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 pub fn dispatch(problem: &Gemv, splits: usize, tile: CoopTile, side: u32, wg: u32) -> Dispatch {
     let params = params(problem, splits);
     let tiles = params.rows.div_ceil(tile.rows);
-    Dispatch {
-        variant: variant(problem, tile, side, wg),
-        params: params.words(),
-        grid: Grid::Layers { groups: tiles * params.splits, cols: tile.cols },
-        rows: problem.batch,
-    }
+    let (grid, rows) = problem.grid(tiles * params.splits, tile.cols);
+    Dispatch { variant: variant(problem, tile, side, wg), params: params.words(), grid, rows }
 }
 
 /// By matrix units, if the adapter has them, the batch is for it, and halves will do.
@@ -76,6 +75,7 @@ pub fn select(problem: &Gemv, splits: usize, caps: &Caps) -> Option<Dispatch> {
     let side = tuning::matrix_units(caps, problem.activations)?;
     let tile =
         tuning::tiling(caps, problem.max_batch, problem.activations)?.coop(caps, problem.rows, splits, side);
+    let tile = problem.experts.map_or(tile, |_| tuning::COOP_TILES[1]);
     let wg = tuning::coop_invocations(caps, tile, side);
     problem.norm.is_none().then(|| dispatch(problem, splits, tile, side, wg))
 }

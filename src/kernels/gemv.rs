@@ -12,10 +12,21 @@ use crate::shape::{GROUP, MAX_COLS, padded};
 
 params! {
     /// Params of [`GEMV`].
-    GemvParams { groups: u32, rows: u32, pitch: u32, first: u32, stride: u32, width: f32, eps: f32 }
+    GemvParams {
+        groups: u32,
+        rows: u32,
+        pitch: u32,
+        first: u32,
+        stride: u32,
+        width: f32,
+        eps: f32,
+        matrix: u32,
+        matrices: u32,
+        each: u32,
+    }
 }
 
-kernel!(GEMV, "gemv", GemvParams, [w: Read, scales: Read, x: Read, y: Write, bias: Read, gain: Read], variants);
+kernel!(GEMV, "gemv", GemvParams, [w: Read, scales: Read, x: Read, y: Write, routes: Read, bias: Read, gain: Read], variants);
 
 /// What becomes of a sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +59,33 @@ impl Out {
     }
 }
 
+/// The experts' matrices of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Experts {
+    /// Experts in all, also those of other shards.
+    pub all: usize,
+    /// Experts that a token chose.
+    pub chosen: usize,
+    /// Whether those of a token read the same row of x.
+    pub shared: bool,
+    /// The first expert of the shard.
+    pub first: usize,
+    /// How many it has.
+    pub count: usize,
+    /// Rows from one's matrix to the next's.
+    pub each: usize,
+    /// The most rows that share the weights of an expert, in groups that
+    /// [`group`](crate::kernels::group) makes; a row at a time without.
+    pub size: Option<usize>,
+}
+
+impl Experts {
+    /// The numbers that the kernels are told.
+    pub(super) fn numbers(&self) -> [(&'static str, u32); 2] {
+        [("CHOSEN", self.chosen as u32), ("SHARE", if self.shared { self.chosen as u32 } else { 1 })]
+    }
+}
+
 /// One shard of a matrix times the rows of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Gemv {
@@ -75,6 +113,8 @@ pub struct Gemv {
     pub bytes: Part,
     /// Whether there is a bias.
     pub bias: bool,
+    /// Whose matrices these are, if they are experts'.
+    pub experts: Option<Experts>,
     /// Which rows of the batch.
     pub batch: Rows,
     /// The most rows that the batch may have.
@@ -96,6 +136,7 @@ impl Gemv {
         activations: Activations::F32,
         bytes: Part::BytesUnpack,
         bias: false,
+        experts: None,
         batch: Rows::Tokens,
         max_batch: 1,
     };
@@ -113,7 +154,39 @@ impl Gemv {
             if self.norm.is_some() { Part::NormRms } else { Part::NormNone },
             self.out.part(),
             if self.bias { Part::BiasVector } else { Part::BiasNone },
+            self.matrix_part(),
         ]
+    }
+
+    pub(super) fn matrix_part(&self) -> Part {
+        match self.experts {
+            None => Part::MatrixOne,
+            Some(Experts { size: None, .. }) => Part::MatrixChosen,
+            Some(Experts { size: Some(_), .. }) => Part::MatrixGrouped,
+        }
+    }
+
+    /// Small problems for experts, one of them grouped where a kernel can have that.
+    pub(super) fn of_experts(self, size: Option<usize>) -> Vec<Self> {
+        let experts = Experts { all: 4, chosen: 2, shared: true, first: 0, count: 4, each: self.rows, size };
+        let silu = Out::Glu(Nonlinearity::Silu);
+        [(true, Out::Store), (true, silu), (false, Out::Store)]
+            .map(|(shared, out)| Self { experts: Some(Experts { shared, ..experts }), out, ..self })
+            .to_vec()
+    }
+
+    /// The grid of `groups` workgroups for a layer of `cols` rows, and its rows.
+    pub(super) fn grid(&self, groups: u32, cols: u32) -> (Grid, Rows) {
+        match self.experts {
+            None => (Grid::Layers { groups, cols }, self.batch),
+            Some(Experts { size: None, chosen, .. }) => {
+                (Grid::Layers { groups, cols }, Rows::Chosen(chosen as u32))
+            }
+            Some(Experts { size: Some(size), all, chosen, .. }) => {
+                let experts = all as u32;
+                (Grid::Grouped { groups, experts, size: size as u32 }, Rows::Chosen(chosen as u32))
+            }
+        }
     }
 
     pub(super) fn params(&self) -> GemvParams {
@@ -125,6 +198,9 @@ impl Gemv {
             stride: self.stride as u32,
             width: self.inputs as f32,
             eps: self.norm.unwrap_or(0.0),
+            matrix: self.experts.map_or(0, |e| e.first as u32),
+            matrices: self.experts.map_or(1, |e| e.count as u32),
+            each: self.experts.map_or(0, |e| e.each as u32),
         }
     }
 }
@@ -140,8 +216,10 @@ fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
     let x4 = uniform_vectors(problem, shape) as u32;
     let mut parts = problem.parts(shape.lane, if shape.uniform { Part::XUniform } else { Part::XStorage });
     parts.push(Part::FourRows);
-    let numbers = [("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg), ("X4", x4)];
-    Variant::new(&GEMV, &parts, &numbers[..if shape.uniform { 4 } else { 3 }])
+    let mut numbers = vec![("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)];
+    numbers.extend(shape.uniform.then_some(("X4", x4)));
+    numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
+    Variant::new(&GEMV, &parts, &numbers)
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -158,6 +236,9 @@ fn variants(caps: &Caps) -> Vec<Variant> {
                         problems.push(Gemv { out, bias, norm: Some(1e-5), ..plain });
                     }
                 }
+            }
+            if max_batch == 1 {
+                problems.extend(plain.of_experts(None));
             }
             for problem in problems {
                 let shape = shape(&problem, caps);
@@ -178,6 +259,10 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 /// storage.
 pub fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
     let mut shape = tuning::gemv(caps, problem.max_batch, problem.norm.is_some());
+    if problem.experts.is_some() {
+        // Neighbouring rows have other experts.
+        shape = GemvShape { cols: 1, uniform: false, ..shape };
+    }
     shape.uniform &= uniform_vectors(problem, shape) as u64 * 16 <= caps.max_uniform_binding;
     shape
 }
@@ -197,13 +282,7 @@ pub fn dispatch(problem: &Gemv, shape: GemvShape, caps: &Caps) -> Dispatch {
         Part::LaneSubgroup => (shape.wg / caps.subgroup.map_or(shape.wg, |(_, max)| max)).max(1),
         _ => 1,
     };
-    Dispatch {
-        variant: variant(shape, problem),
-        params: problem.params().words(),
-        grid: Grid::Layers {
-            groups: (problem.rows as u32).div_ceil(shape.rows * teams_per_group),
-            cols: shape.cols,
-        },
-        rows: problem.batch,
-    }
+    let groups = (problem.rows as u32).div_ceil(shape.rows * teams_per_group);
+    let (grid, rows) = problem.grid(groups, shape.cols);
+    Dispatch { variant: variant(shape, problem), params: problem.params().words(), grid, rows }
 }

@@ -16,7 +16,7 @@ kernel!(
     GEMV_INT8,
     "gemv_int8",
     GemvParams,
-    [w: Read, scales: Read, x: Read, y: Write, bias: Read, gain: Read],
+    [w: Read, scales: Read, x: Read, y: Write, routes: Read, bias: Read, gain: Read],
     variants
 );
 

@@ -3,23 +3,25 @@
 
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
-use crate::kernels::gemv::{Gemv, GemvParams, Out};
+use crate::kernels::gemv::{Experts, Gemv, GemvParams, Out};
 use crate::kernels::pack::Order;
 use crate::kernels::tuning::{self, LanesShape};
-use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel};
+use crate::kernels::{Dispatch, Part, Rows, Variant, kernel};
 use crate::nonlinearity::Nonlinearity;
 
 kernel!(
     GEMV_LANES,
     "gemv_lanes",
     GemvParams,
-    [w: Read, scales: Read, x: Read, y: Write, bias: Read, gain: Read],
+    [w: Read, scales: Read, x: Read, y: Write, routes: Read, bias: Read, gain: Read],
     variants
 );
 
 fn variant(shape: LanesShape, problem: &Gemv) -> Variant {
     let parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
-    Variant::new(&GEMV_LANES, &parts, &[("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)])
+    let mut numbers = vec![("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)];
+    numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
+    Variant::new(&GEMV_LANES, &parts, &numbers)
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -43,6 +45,9 @@ fn variants(caps: &Caps) -> Vec<Variant> {
                     Gemv { format, order: Order::Bundles, out, bias, norm, batch, max_batch, ..Gemv::SMALL };
                 all.push(variant(shape, &problem));
             }
+            let size = (cols > 1).then_some(cols as usize);
+            let plain = Gemv { format, order: Order::Bundles, ..Gemv::SMALL };
+            all.extend(plain.of_experts(size).iter().map(|p| variant(shape, p)));
         }
     }
     all
@@ -50,18 +55,15 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 
 /// The dispatch of `problem` with a given division of work.
 pub fn dispatch(problem: &Gemv, shape: LanesShape) -> Dispatch {
-    Dispatch {
-        variant: variant(shape, problem),
-        params: problem.params().words(),
-        grid: Grid::Layers {
-            groups: (problem.rows as u32).div_ceil(shape.rows * shape.wg),
-            cols: shape.cols,
-        },
-        rows: problem.batch,
-    }
+    let groups = (problem.rows as u32).div_ceil(shape.rows * shape.wg);
+    let (grid, rows) = problem.grid(groups, shape.cols);
+    Dispatch { variant: variant(shape, problem), params: problem.params().words(), grid, rows }
 }
 
 /// On the lanes of a CPU, for which rows lie in bundles.
 pub fn select(problem: &Gemv) -> Dispatch {
-    dispatch(problem, tuning::lanes(problem.max_batch))
+    let shape = tuning::lanes(problem.max_batch);
+    // Experts' rows come one by one, or in groups of as many as there are columns.
+    let cols = problem.experts.map_or(shape.cols, |e| e.size.map_or(1, |_| shape.cols));
+    dispatch(problem, LanesShape { cols, ..shape })
 }

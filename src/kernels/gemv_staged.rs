@@ -4,14 +4,14 @@
 
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
-use crate::kernels::gemv::{Gemv, GemvParams, Out};
-use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, tuning};
+use crate::kernels::gemv::{Experts, Gemv, GemvParams, Out};
+use crate::kernels::{Dispatch, Part, Rows, Variant, kernel, tuning};
 
 kernel!(
     GEMV_STAGED,
     "gemv_staged",
     GemvParams,
-    [w: Read, scales: Read, x: Read, y: Write, bias: Read, gain: Read],
+    [w: Read, scales: Read, x: Read, y: Write, routes: Read, bias: Read, gain: Read],
     variants
 );
 
@@ -23,7 +23,9 @@ fn variant(problem: &Gemv, wg: u32, caps: &Caps) -> Variant {
     parts.push(Part::FourRows);
     // As many groups as a subgroup may have lanes.
     let span = caps.subgroup.map_or(wg, |(_, most)| most);
-    Variant::new(&GEMV_STAGED, &parts, &[("SPAN", span), ("WG", wg)])
+    let mut numbers = vec![("SPAN", span), ("WG", wg)];
+    numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
+    Variant::new(&GEMV_STAGED, &parts, &numbers)
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -32,6 +34,7 @@ fn variants(caps: &Caps) -> Vec<Variant> {
     for format in WeightFormat::ALL {
         let plain = Gemv { format, bytes: tuning::bytes(caps), ..Gemv::SMALL };
         all.push(variant(&Gemv { batch: Rows::Outputs, ..plain }, wg, caps));
+        all.extend(plain.of_experts(None).iter().map(|p| variant(p, wg, caps)));
         for out in Out::ALL {
             for (bias, norm) in [(false, None), (true, None), (false, Some(1e-5)), (true, Some(1e-5))] {
                 all.push(variant(&Gemv { out, bias, norm, ..plain }, wg, caps));
@@ -46,12 +49,8 @@ pub fn dispatch(problem: &Gemv, wg: u32, caps: &Caps) -> Dispatch {
     // With the largest subgroups a workgroup holds the fewest teams; smaller ones find their
     // rows taken and stop.
     let teams = (wg / caps.subgroup.map_or(wg, |(_, most)| most)).max(1);
-    Dispatch {
-        variant: variant(problem, wg, caps),
-        params: problem.params().words(),
-        grid: Grid::Layers { groups: (problem.rows as u32).div_ceil(ROWS * teams), cols: 1 },
-        rows: problem.batch,
-    }
+    let (grid, rows) = problem.grid((problem.rows as u32).div_ceil(ROWS * teams), 1);
+    Dispatch { variant: variant(problem, wg, caps), params: problem.params().words(), grid, rows }
 }
 
 /// If there is one token, and the adapter is for it.

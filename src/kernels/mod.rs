@@ -8,6 +8,7 @@ pub mod attention;
 pub mod attention_keys;
 pub mod attention_merge;
 pub mod attention_prefill;
+pub mod combine;
 pub mod embed;
 pub mod gemm;
 pub mod gemm_coop;
@@ -17,6 +18,7 @@ pub mod gemv_int8;
 pub mod gemv_lanes;
 pub mod gemv_staged;
 pub mod glu;
+pub mod group;
 pub mod head_norm;
 pub mod layer_norm;
 pub mod link;
@@ -26,6 +28,7 @@ pub mod probe_copy;
 pub mod probe_fma;
 pub mod rms_norm;
 pub mod rope_kv;
+pub mod route;
 pub mod sample;
 pub mod sample_scan;
 pub mod tuning;
@@ -121,6 +124,16 @@ pub enum Grid {
         /// Rows that one layer serves.
         cols: u32,
     },
+    /// As layers, one for each group of up to `size` of the rows that chose the same of `experts`
+    /// experts: as many as there may be.
+    Grouped {
+        /// Workgroups in x and y.
+        groups: u32,
+        /// Experts.
+        experts: u32,
+        /// Rows of a group, at most.
+        size: u32,
+    },
     /// `groups` workgroups in x for every row in y, `splits` times in z.
     PerRow {
         /// Workgroups in x.
@@ -143,9 +156,20 @@ impl Grid {
                 let [x, y] = fold(groups);
                 [x, y, rows.div_ceil(cols)]
             }
+            Self::Grouped { groups, experts, size } => {
+                let [x, y] = fold(groups);
+                [x, y, most_groups(rows, experts, size)]
+            }
             Self::PerRow { groups, splits } => [groups, rows, splits],
         }
     }
+}
+
+/// Groups of up to `size` of `rows` rows that chose among `experts` experts, at most: all but one of
+/// those chosen leave a group with a single row.
+pub fn most_groups(rows: u32, experts: u32, size: u32) -> u32 {
+    let experts = experts.min(rows);
+    (rows + experts * (size - 1)) / size
 }
 
 impl std::fmt::Display for Grid {
@@ -153,6 +177,7 @@ impl std::fmt::Display for Grid {
         match self {
             Self::Flat { per_row, per_group } => write!(f, "flat({per_row}/{per_group})"),
             Self::Layers { groups, cols } => write!(f, "layers({groups}, rows/{cols})"),
+            Self::Grouped { groups, size, .. } => write!(f, "grouped({groups}, rows/{size})"),
             Self::PerRow { groups, splits: 1 } => write!(f, "({groups}, rows)"),
             Self::PerRow { groups, splits } => write!(f, "({groups}, rows, {splits})"),
         }
@@ -173,7 +198,7 @@ pub struct Dispatch {
 }
 
 /// All kernels: tests, tables and benches enumerate this.
-pub static KERNELS: [&KernelDecl; 24] = [
+pub static KERNELS: [&KernelDecl; 27] = [
     &embed::EMBED,
     &rms_norm::RMS_NORM,
     &gemv::GEMV,
@@ -189,6 +214,9 @@ pub static KERNELS: [&KernelDecl; 24] = [
     &attention_prefill::ATTENTION_PREFILL,
     &attention_merge::ATTENTION_MERGE,
     &glu::GLU,
+    &route::ROUTE,
+    &group::GROUP,
+    &combine::COMBINE,
     &activate::ACTIVATE,
     &layer_norm::LAYER_NORM,
     &add::ADD,

@@ -110,6 +110,21 @@ pub fn order(caps: &Caps) -> Order {
 pub const TILES: [Tile; 3] =
     [Tile { side: 16, each: 8 }, Tile { side: 8, each: 8 }, Tile { side: 8, each: 4 }];
 
+/// The tile for experts, each of which few tokens choose.
+pub const EXPERT_TILE: Tile = TILES[2];
+
+/// Rows that share an expert's weights in batches of up to `tokens` tokens: the tokens of a tile, or the
+/// columns of a CPU's mat-vec. None where each row goes for itself: for few tokens, which mostly
+/// choose different experts.
+pub fn expert_group(caps: &Caps, tokens: usize, activations: Activations) -> Option<usize> {
+    if order(caps) == Order::Bundles {
+        return (tokens > 1).then(|| lanes(tokens).cols as usize);
+    }
+    tiling(caps, tokens, activations)?;
+    let coop = matrix_units(caps, activations).map(|_| COOP_TILES[1].cols);
+    Some(coop.unwrap_or(EXPERT_TILE.size()) as usize)
+}
+
 /// Tiles of a product by matrix units, in the order of preference.
 pub const COOP_TILES: [CoopTile; 2] = [CoopTile { rows: 128, cols: 64 }, CoopTile { rows: 64, cols: 64 }];
 

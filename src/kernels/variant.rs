@@ -40,6 +40,9 @@ pub enum Part {
     NormRms,
     BiasNone,
     BiasVector,
+    MatrixOne,
+    MatrixChosen,
+    MatrixGrouped,
     RowsTokens,
     RowsOutputs,
     Kv(KvFormat),
@@ -84,6 +87,9 @@ impl Part {
             Self::NormRms,
             Self::BiasNone,
             Self::BiasVector,
+            Self::MatrixOne,
+            Self::MatrixChosen,
+            Self::MatrixGrouped,
             Self::RowsTokens,
             Self::RowsOutputs,
             Self::SpanWhole,
@@ -149,6 +155,9 @@ impl Part {
             Self::NormRms => part!("norm_rms"),
             Self::BiasNone => part!("bias_none"),
             Self::BiasVector => part!("bias_vector"),
+            Self::MatrixOne => part!("matrix_one"),
+            Self::MatrixChosen => part!("matrix_chosen"),
+            Self::MatrixGrouped => part!("matrix_grouped"),
             Self::RowsTokens => part!("rows_tokens"),
             Self::RowsOutputs => part!("rows_outputs"),
             Self::Kv(KvFormat::F32) => part!("kv_f32"),
@@ -176,6 +185,7 @@ impl Part {
             | Self::CapNone
             | Self::NormNone
             | Self::BiasNone
+            | Self::MatrixOne
             | Self::RowsTokens
             | Self::SpanWhole
             | Self::Choice => None,
@@ -195,6 +205,8 @@ impl Part {
             Self::ActCap | Self::CapTanh => Some("cap"),
             Self::NormRms => Some("norm"),
             Self::BiasVector => Some("bias"),
+            Self::MatrixChosen => Some("experts"),
+            Self::MatrixGrouped => Some("grouped"),
             Self::RowsOutputs => Some("outputs"),
             Self::Kv(KvFormat::F32) => Some("kv_f32"),
             Self::Kv(KvFormat::F16) => Some("kv_f16"),
@@ -207,7 +219,7 @@ impl Part {
     /// The part for the rows that a launch works on.
     pub fn rows(rows: Rows) -> Self {
         match rows {
-            Rows::Tokens => Self::RowsTokens,
+            Rows::Tokens | Rows::Chosen(_) => Self::RowsTokens,
             Rows::Outputs => Self::RowsOutputs,
         }
     }
@@ -237,7 +249,7 @@ impl Part {
 }
 
 /// Most parts, and most numbers, that a variant may have.
-const PARTS: usize = 11;
+const PARTS: usize = 12;
 const NUMBERS: usize = 6;
 
 /// A kernel with its parts and its compile-time numbers.
@@ -249,7 +261,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most eleven
+    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most twelve
     /// parts and six numbers are kept.
     pub fn new(kernel: &'static KernelDecl, parts: &[Part], numbers: &[(&'static str, u32)]) -> Self {
         debug_assert!(parts.len() <= PARTS && numbers.len() <= NUMBERS);

@@ -8,6 +8,7 @@ use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::graph::Rope;
 use crate::model::rope;
 use crate::nonlinearity::Nonlinearity;
+use crate::shape::MOST_EXPERTS;
 
 /// Larger sizes than any model's are refused, so that no product of them overflows.
 const MAX_SIZE: usize = 1 << 24;
@@ -64,6 +65,8 @@ pub struct Config {
     pub window: Option<usize>,
     /// Layers that see no more than the window.
     pub sliding_layers: Vec<usize>,
+    /// The experts that take the place of the feed-forward part, if there are any.
+    pub experts: Option<Experts>,
     /// Whether q, k and v are one tensor, and gate and up another.
     pub joined_tensors: bool,
     /// How q and k are normalised, if they are.
@@ -83,6 +86,46 @@ pub struct Config {
     /// What no logit exceeds, if there is a cap.
     pub logits_cap: Option<f32>,
 }
+
+/// Experts: feed-forward parts of which each token chooses a few (Shazeer et al. 2017).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experts {
+    /// Experts of a layer.
+    pub count: usize,
+    /// Those that a token chooses.
+    pub chosen: usize,
+    /// Width of an expert.
+    pub width: usize,
+    /// Whether the weights of those chosen are made to sum up to one.
+    pub normalised: bool,
+    /// Layers that have them.
+    pub layers: Vec<usize>,
+    /// The module that holds them, and in each of them the gate, the second matrix, and that which
+    /// leads back.
+    pub modules: [&'static str; 4],
+    /// Whether a tensor holds the matrices of all of them.
+    pub joined: bool,
+}
+
+impl Experts {
+    /// Refuses numbers that make no sense; `error` says so of a key.
+    pub(super) fn check(&self, error: impl Fn(&str, String) -> Error) -> Result<()> {
+        if !(1..=MOST_EXPERTS).contains(&self.count) {
+            return Err(error("experts", format!("expected 1 to {MOST_EXPERTS}, found {}", self.count)));
+        }
+        if !(1..=self.count.min(MOST_CHOSEN)).contains(&self.chosen) {
+            let most = self.count.min(MOST_CHOSEN);
+            return Err(error("chosen", format!("expected 1 to {most}, found {}", self.chosen)));
+        }
+        if !(1..=MAX_SIZE).contains(&self.width) {
+            return Err(error("width", format!("expected 1 to {MAX_SIZE}, found {}", self.width)));
+        }
+        Ok(())
+    }
+}
+
+/// Experts that a token chooses, at most: more than in any model.
+const MOST_CHOSEN: usize = 32;
 
 /// Where the two parts of a layer, attention and feed-forward, are normalised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +200,7 @@ impl Config {
             unrotated_layers: Vec::new(),
             window: None,
             sliding_layers: Vec::new(),
+            experts: None,
             joined_tensors: false,
             query_norms: None,
             parallel: false,
@@ -230,9 +274,6 @@ impl Config {
         let optional = |name: &str| -> Result<Option<usize>> {
             Ok(gguf.opt_u64(&key(name))?.and_then(|v| usize::try_from(v).ok()))
         };
-        if let Some(experts) = optional("expert_count")?.filter(|n| *n > 0) {
-            return Err(gguf.error(&key("expert_count"), format!("expected no experts, found {experts}")));
-        }
         let hidden_size = size("embedding_length")?;
         let heads = size("attention.head_count")?;
         let head_dim = optional("attention.key_length")?.unwrap_or(hidden_size / heads.max(1));

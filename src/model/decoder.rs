@@ -6,7 +6,7 @@ use crate::graph::{
     Graph, HeadNorm, Heads, NodeId, Part, RopeId, RowOrder, Scores, Spans, VectorId, VectorSpec, WeightId,
     WeightSpec,
 };
-use crate::model::{Config, HeadNorms, NormKind, Norms};
+use crate::model::{Config, Experts, HeadNorms, NormKind, Norms};
 use crate::shape::Rows;
 
 /// Builds the graph; weights carry Hugging Face's tensor names.
@@ -111,6 +111,7 @@ impl Builder<'_> {
             cols: config.hidden_size,
             parts: parts("weight"),
             interleaved: false,
+            matrices: 1,
         })?;
         let bias = config.attention_bias.then(|| {
             self.graph.vector(VectorSpec {
@@ -187,6 +188,9 @@ impl Builder<'_> {
         let name = |suffix: &str| format!("layers.{layer}.{suffix}");
         let tensor = |suffix: &str| format!("model.layers.{layer}.{suffix}");
 
+        if let Some(experts) = config.experts.as_ref().filter(|e| e.layers.contains(&layer)) {
+            return self.experts(layer, h, experts);
+        }
         let wide = config.intermediate_size;
         if !config.gated {
             let (up, down) = (tensor("mlp.c_fc"), tensor("mlp.c_proj"));
@@ -214,6 +218,7 @@ impl Builder<'_> {
             cols: config.hidden_size,
             parts: both("weight"),
             interleaved: true,
+            matrices: 1,
         })?;
         let bias = config.mlp_bias.then(|| {
             let (name, parts) = (name("gate_up_bias"), both("bias"));
@@ -223,6 +228,46 @@ impl Builder<'_> {
         let h = self.graph.glu(&name(config.hidden_act.glu()), h, config.hidden_act)?;
 
         self.down(layer, h, &tensor("mlp.down_proj"))
+    }
+
+    /// What the chosen experts make of `h`.
+    fn experts(&mut self, layer: usize, h: NodeId, experts: &Experts) -> Result<NodeId> {
+        let config = self.config;
+        let name = |suffix: &str| format!("layers.{layer}.{suffix}");
+        let [module, gate, up, down] = experts.modules;
+        let stem = format!("model.layers.{layer}.{module}");
+
+        let router =
+            self.matrix(&name("router"), config.hidden_size, &format!("{stem}.gate"), experts.count)?;
+        let logits = self.graph.linear(&name("router"), h, router, None)?;
+        let routes = self.graph.route(&name("routes"), logits, experts.chosen, experts.normalised)?;
+
+        let mut matrices = |name: String, which: &[&str], rows: usize, cols: usize| {
+            let part = |expert: usize, which: &str| Part {
+                tensor: match experts.joined {
+                    true => format!("{stem}.experts.{which}.weight"),
+                    false => format!("{stem}.experts.{expert}.{which}.weight"),
+                },
+                rows,
+                order: RowOrder::Stored,
+                within: experts.joined.then_some((expert * rows, experts.count * rows)),
+            };
+            let parts = (0..experts.count).flat_map(|expert| which.iter().map(move |w| part(expert, w)));
+            self.graph.weight(WeightSpec {
+                name,
+                rows: experts.count * which.len() * rows,
+                cols,
+                parts: parts.collect(),
+                interleaved: which.len() > 1,
+                matrices: experts.count,
+            })
+        };
+        let both = matrices(name("gate_up"), &[gate, up], experts.width, config.hidden_size)?;
+        let down = matrices(name("down"), &[down], config.hidden_size, experts.width)?;
+        let x = self.graph.expert_linear(&name("gate_up"), h, routes, both)?;
+        let x = self.graph.glu(&name(config.hidden_act.glu()), x, config.hidden_act)?;
+        let x = self.graph.expert_linear(&name("down"), x, routes, down)?;
+        self.graph.combine(&name("combined"), x, routes)
     }
 
     /// The matrix that leads back to the residual stream.
@@ -263,7 +308,14 @@ impl Builder<'_> {
     fn matrix(&mut self, name: &str, cols: usize, stem: &str, rows: usize) -> Result<WeightId> {
         let tensor = format!("{stem}.weight");
         let parts = vec![Part { tensor, rows, order: RowOrder::Stored, within: None }];
-        self.graph.weight(WeightSpec { name: name.to_string(), rows, cols, parts, interleaved: false })
+        self.graph.weight(WeightSpec {
+            name: name.to_string(),
+            rows,
+            cols,
+            parts,
+            interleaved: false,
+            matrices: 1,
+        })
     }
 
     /// The bias of a matrix of `rows` rows.

@@ -203,12 +203,8 @@ impl ModelFiles {
         for (part, expected) in matrices.chain(vectors) {
             let stored = self.stored_name(&part.tensor);
             match self.source().describe(&stored) {
-                // Vectors may be stored in rows, such as the factors of heads.
-                Some((format, shape))
-                    if shape == expected
-                        || (expected.len() == 1 && shape.iter().product::<usize>() == expected[0]) =>
-                {
-                    self.check_unscaled(&stored, format)?
+                Some((format, shape)) if fits(&shape, &expected) => {
+                    self.check_unscaled(&stored, format)?;
                 }
                 Some((_, shape)) => {
                     problems.push(format!("{stored}: expected shape {expected:?}, found {shape:?}"));
@@ -263,6 +259,14 @@ impl ModelFiles {
     }
 }
 
+/// Whether a tensor has the rows and columns that are expected. Vectors may be stored in rows, such as
+/// the factors of heads, and matrices one after the other, such as those of experts.
+fn fits(shape: &[usize], expected: &[usize]) -> bool {
+    let values = |shape: &[usize]| shape.iter().product::<usize>();
+    let columns = expected.len() < 2 || shape.last() == expected.last();
+    shape.len() >= expected.len() && columns && values(shape) == values(expected)
+}
+
 /// Puts the inputs of packed matrices in the order of their columns. Matrices that are joined share
 /// their inputs, and so one order.
 fn ordered(graph: Graph, container: &Container, path: &Path) -> Result<Graph> {
@@ -302,7 +306,11 @@ impl Source for ModelFiles {
             let tensor = self.tensor(&part.tensor)?;
             let row_bytes = tensor.bytes.len() / part.tensor_rows().max(1);
             for row in 0..part.rows {
-                let place = if spec.interleaved { row * spec.parts.len() + p } else { start + row };
+                let n = spec.matrix_parts();
+                let place = match spec.interleaved {
+                    true => p / n * spec.matrix_rows() + row * n + p % n,
+                    false => start + row,
+                };
                 let bytes = &tensor.bytes[self.stored_row(part, row) * row_bytes..][..row_bytes];
                 quant::decode(tensor.format, bytes, &mut out[place * spec.cols..][..spec.cols]);
             }

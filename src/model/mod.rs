@@ -12,6 +12,7 @@ mod granite;
 mod grouped;
 pub mod kv;
 mod mistral;
+mod mixtral;
 mod names;
 mod olmo2;
 mod phi3;
@@ -19,6 +20,7 @@ pub mod presets;
 mod quantize;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rope;
 mod smollm3;
 mod stablelm;
@@ -29,7 +31,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use config::{Config, HeadNorms, NormKind, Norms, Unwritable};
+pub use config::{Config, Experts, HeadNorms, NormKind, Norms, Unwritable};
 pub use files::ModelFiles;
 pub use kv::KvCache;
 pub use quantize::Quantize;
@@ -68,7 +70,8 @@ const LLAMA: Architecture = Architecture {
     model_type: "llama",
     gguf_name: "llama",
     config: |_, _| Ok(()),
-    gguf: |_, _| Ok(()),
+    // The same name stands for Mixtral.
+    gguf: mixtral::gguf,
     defaults: "{}",
     to_gguf: plain_gguf,
     modules: &[],
@@ -77,7 +80,7 @@ const LLAMA: Architecture = Architecture {
 };
 
 /// All model_types.
-pub static ARCHITECTURES: [Architecture; 13] = [
+pub static ARCHITECTURES: [Architecture; 15] = [
     LLAMA,
     Architecture {
         model_type: "gemma",
@@ -120,6 +123,13 @@ pub static ARCHITECTURES: [Architecture; 13] = [
     },
     Architecture { model_type: "mistral", config: mistral::config, ..LLAMA },
     Architecture {
+        model_type: "mixtral",
+        config: mixtral::config,
+        to_gguf: mixtral::to_gguf,
+        modules: &mixtral::MODULES,
+        ..LLAMA
+    },
+    Architecture {
         model_type: "olmo2",
         gguf_name: "olmo2",
         config: olmo2::config,
@@ -149,6 +159,17 @@ pub static ARCHITECTURES: [Architecture; 13] = [
         gguf_name: "qwen3",
         config: qwen3::config,
         gguf: qwen3::gguf,
+        neighbours: false,
+        ..LLAMA
+    },
+    Architecture {
+        model_type: "qwen3_moe",
+        gguf_name: "qwen3moe",
+        config: qwen3_moe::config,
+        gguf: qwen3_moe::gguf,
+        defaults: qwen3_moe::DEFAULTS,
+        to_gguf: qwen3_moe::to_gguf,
+        modules: &qwen3_moe::MODULES,
         neighbours: false,
         ..LLAMA
     },

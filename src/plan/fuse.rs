@@ -114,11 +114,22 @@ fn glu_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
             continue;
         }
         let id = graph.nodes[at].inputs[0];
-        let Some(linear) = movable(graph, target, id, NodeId(at)) else { continue };
-        let layout = target.layouts.get(linear.weight.0);
-        let alternate = layout.is_some_and(|l| l.shards.iter().all(|s| s.interleaved && s.parts.len() == 2));
+        let alone = users(graph, id).count() == 1 && !kept(graph, target, id);
+        let fused = match graph.nodes[id.0].op {
+            Op::ExpertLinear { weight, out: Out::Store }
+                if alone && !overwritten_before(graph, graph.nodes[id.0].inputs[0], NodeId(at)) =>
+            {
+                Some((weight, Op::ExpertLinear { weight, out: Out::Glu(act) }))
+            }
+            _ => movable(graph, target, id, NodeId(at))
+                .map(|linear| (linear.weight, Linear { out: Out::Glu(act), ..linear }.op())),
+        };
+        let Some((weight, op)) = fused else { continue };
+        let layout = target.layouts.get(weight.0);
+        let alternate = layout
+            .is_some_and(|l| l.shards.iter().all(|s| s.interleaved && s.parts.len() == 2 * s.matrices.1));
         if alternate {
-            graph.nodes[at].op = Linear { out: Out::Glu(act), ..linear }.op();
+            graph.nodes[at].op = op;
             graph.nodes[at].inputs = graph.nodes[id.0].inputs.clone();
             remove(graph, id);
             return true;

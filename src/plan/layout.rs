@@ -21,10 +21,14 @@ pub struct Shard {
     pub interleaved: bool,
     /// First row, counted over those parts.
     pub start: usize,
-    /// Rows that hold weights.
+    /// Rows that hold weights; of several matrices, those of each.
     pub rows: usize,
     /// Rows that a mat-vec computes: some zero rows more where the output is padded.
     pub computed: usize,
+    /// The first of the matrices that it holds, and how many: the one, or some experts'.
+    pub matrices: (usize, usize),
+    /// Rows from one matrix to the next.
+    pub each: usize,
     /// Row of the matrix that the first row is.
     pub first: usize,
     /// Rows of the matrix from one row to the next.
@@ -34,15 +38,17 @@ pub struct Shard {
 impl Shard {
     /// Where row `r` of the shard comes from: part, and row of that part. None for padding.
     pub fn source(&self, spec: &WeightSpec, r: usize) -> Option<(usize, usize)> {
+        let (matrix, r) = (r / self.each, r % self.each);
         if r >= self.rows {
             return None;
         }
         let mut row = self.start + r;
+        let n = self.parts.len() / self.matrices.1;
+        let parts = self.parts.get(matrix * n..)?.get(..n)?;
         if self.interleaved {
-            let n = self.parts.len();
-            return Some((self.parts[row % n], row / n));
+            return Some((parts[row % n], row / n));
         }
-        for &part in &self.parts {
+        for &part in parts {
             match row.checked_sub(spec.parts[part].rows) {
                 None => return Some((part, row)),
                 Some(rest) => row = rest,
@@ -65,6 +71,9 @@ impl WeightLayout {
         if formats.len() != spec.parts.len() {
             let message = format!("{} formats for {} parts", formats.len(), spec.parts.len());
             return Err(Error::shape(&spec.name, message));
+        }
+        if spec.matrices > 1 {
+            return Self::of_experts(spec, formats, caps);
         }
         let mixed = formats.windows(2).any(|w| w[0] != w[1]);
         // Zero rows for the padding of the result: of the whole rows, or, where parts alternate
@@ -135,11 +144,71 @@ impl WeightLayout {
                 start,
                 rows: rows.saturating_sub(start).min(computed),
                 computed,
+                matrices: (0, 1),
+                each: computed.next_multiple_of(order.align()),
                 first: first + start * stride,
                 stride,
             });
         }
         Ok(())
+    }
+
+    /// Cuts the matrices of experts: whole ones, each with the zero rows that its own result needs.
+    fn of_experts(spec: &WeightSpec, formats: &[WeightFormat], caps: &Caps) -> Result<Self> {
+        let n = spec.matrix_parts();
+        let mut same = formats.chunks(n);
+        let first = same.next().unwrap_or_default();
+        if n > 1 && !spec.interleaved || same.any(|others| others != first) {
+            let message = "experts' matrices must be of one format, and their parts alternate";
+            return Err(Error::shape(&spec.name, message));
+        }
+        let mixed = first.windows(2).any(|w| w[0] != w[1]);
+        let kinds: Vec<Vec<usize>> =
+            if mixed { (0..n).map(|kind| vec![kind]).collect() } else { vec![(0..n).collect()] };
+        let mut layout = Self { shards: Vec::new() };
+        for kind in kinds {
+            let format = first[kind[0]];
+            let rows = spec.matrix_rows() / n * kind.len();
+            let computed = padded(spec.matrix_rows() / n) * kind.len();
+            let planes = |order: Order, matrices: usize| {
+                let each = computed.next_multiple_of(order.align());
+                (each, Planes::new(format, order, each * matrices, spec.cols))
+            };
+            let limit = caps.max_storage_binding.min(caps.max_buffer) as usize;
+            let fitting = |order: Order| {
+                let most = (1..=spec.matrices).rev();
+                most.into_iter().find(|count| planes(order, *count).1.bytes() <= limit)
+            };
+            let order = tuning::order(caps);
+            let fits = fitting(order).map(|count| (order, count));
+            let fits = fits.or_else(|| fitting(Order::Rows).map(|count| (Order::Rows, count)));
+            let Some((order, most)) = fits else {
+                return Err(Error::OutOfMemory {
+                    what: format!("the matrix of an expert of {}", spec.name),
+                    need: planes(Order::Rows, 1).1.bytes() as u64,
+                    limit: limit as u64,
+                    help: "choose another device".to_string(),
+                });
+            };
+            for start in (0..spec.matrices).step_by(most) {
+                let count = most.min(spec.matrices - start);
+                let (each, planes) = planes(order, count);
+                let parts = (start..start + count).flat_map(|m| kind.iter().map(move |k| m * n + k));
+                layout.shards.push(Shard {
+                    planes,
+                    parts: parts.collect(),
+                    interleaved: kind.len() > 1,
+                    start: 0,
+                    rows,
+                    computed,
+                    matrices: (start, count),
+                    each,
+                    first: if mixed { kind[0] } else { 0 },
+                    stride: if mixed { n } else { 1 },
+                });
+            }
+        }
+        Ok(layout)
     }
 
     /// Bytes of all shards.
@@ -166,6 +235,7 @@ mod tests {
             cols,
             parts: rows.iter().enumerate().map(part).collect(),
             interleaved,
+            matrices: 1,
         }
     }
 

@@ -1,13 +1,14 @@
 //! Lowering: a graph, its weight layouts and an adapter's capabilities become launches.
 
 use crate::caps::Caps;
+use crate::dtype::Activations;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Heads, Node, Op, Out, Scores, Spans, VectorId, WeightId};
 use crate::kernels::pack::Order;
 use crate::kernels::{
-    Dispatch, PAGE, Rows, activate, add, attention, attention_merge, attention_prefill, embed, gemm,
-    gemm_coop, gemm_merge, gemv, gemv_int8, gemv_lanes, gemv_staged, glu, head_norm, layer_norm, permute,
-    rms_norm, rope_kv, sample, sample_scan, tuning,
+    Dispatch, PAGE, Rows, activate, add, attention, attention_merge, attention_prefill, combine, embed, gemm,
+    gemm_coop, gemm_merge, gemv, gemv_int8, gemv_lanes, gemv_staged, glu, group, head_norm, layer_norm,
+    permute, rms_norm, rope_kv, route, sample, sample_scan, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, Work, fuse, work};
@@ -34,7 +35,7 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
     };
     let graph = &if options.fuse { fuse::fuse(graph, &target) } else { graph.clone() };
     let capacity = |rows| match rows {
-        Rows::Tokens => round_up(options.max_tokens, MAX_COLS),
+        Rows::Tokens | Rows::Chosen(_) => round_up(options.max_tokens, MAX_COLS),
         Rows::Outputs => round_up(options.max_outputs, MAX_COLS),
     };
     let memory = memory::assign(
@@ -42,7 +43,7 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         |i| capacity(graph.nodes[i].rows) * pitch(&graph.nodes[i]),
         |i| options.keep.contains(&graph.nodes[i].name),
     );
-    let mut lowering = Lowering { graph, layouts, caps, options, memory, launches: Vec::new() };
+    let mut lowering = Lowering { graph, layouts, caps, options, memory, launches: Vec::new(), groups: None };
     for i in 0..graph.nodes.len() {
         lowering.node(i);
     }
@@ -68,7 +69,7 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
 fn pitch(node: &Node) -> usize {
     match node.op {
         Op::RopeKv { heads, .. } => padded(heads.heads * stored_head_dim(heads.head_dim)),
-        _ => padded(node.width),
+        _ => node.pieces * padded(node.width / node.pieces),
     }
 }
 
@@ -95,6 +96,8 @@ struct Lowering<'a> {
     options: &'a PlanOptions,
     memory: Memory,
     launches: Vec<Launch>,
+    /// Rows grouped by experts, if there are any.
+    groups: Option<SlotId>,
 }
 
 impl Lowering<'_> {
@@ -123,7 +126,7 @@ impl Lowering<'_> {
         let n = &self.graph.nodes[node];
         let (run, step) = match n.op {
             Op::RopeKv { heads, .. } => (heads.head_dim, stored_head_dim(heads.head_dim)),
-            _ => (n.width, n.width),
+            _ => (n.width / n.pieces, padded(n.width / n.pieces)),
         };
         Kept {
             name: n.name.clone(),
@@ -177,6 +180,13 @@ impl Lowering<'_> {
                 ];
                 self.push(i, rope_kv::select(&problem, caps), bindings, None);
             }
+            Op::Route { chosen, normalised } => self.route(i, chosen, normalised),
+            Op::ExpertLinear { weight, out } => self.expert_linear(i, weight, out),
+            Op::Combine => {
+                let chosen = self.graph.nodes[node.inputs[0].0].pieces;
+                let bindings = vec![input(0), input(1), out];
+                self.push(i, combine::select(node.width, chosen, caps), bindings, None);
+            }
             Op::Attention { layer, heads, scores } => self.attention(i, layer, heads, scores, 1),
             Op::AttentionSplit { layer, heads, scores, splits } => {
                 self.attention(i, layer, heads, scores, splits);
@@ -187,10 +197,17 @@ impl Lowering<'_> {
                 self.push(i, dispatch, vec![input(0), out], None);
             }
             Op::Glu(act) => {
-                self.push(i, glu::select(node.width, act, caps), vec![input(0), out], None);
+                self.push(
+                    i,
+                    glu::select(node.width / node.pieces, node.pieces, act, caps),
+                    vec![input(0), out],
+                    None,
+                );
             }
             Op::Activate(act) => {
-                let dispatch = activate::select(node.width, activate::Function::Act(act), node.rows, caps);
+                // Pieces of a row follow one another as rows do.
+                let width = pitch(node);
+                let dispatch = activate::select(width, activate::Function::Act(act), node.rows, caps);
                 self.push(i, dispatch, vec![input(0), out], None);
             }
             Op::SoftCap { cap } => {
@@ -274,6 +291,81 @@ impl Lowering<'_> {
         }
     }
 
+    /// Rows that share the weights of an expert.
+    fn expert_group(&self) -> Option<usize> {
+        tuning::expert_group(self.caps, self.options.max_tokens, self.options.activations)
+    }
+
+    fn route(&mut self, i: usize, chosen: usize, normalised: bool) {
+        let input = self.graph.nodes[i].inputs[0];
+        let experts = self.graph.nodes[input.0].width;
+        let bindings = vec![self.slot(input.0), self.slot(i)];
+        self.push(i, route::select(experts, chosen, normalised, self.caps), bindings, None);
+        let Some(size) = self.expert_group() else { return };
+        let tokens = self.options.max_tokens;
+        // The groups of a layer take the place of those of the one before.
+        let groups = *self.groups.get_or_insert_with(|| {
+            self.memory.sizes.push(0);
+            SlotId(self.memory.sizes.len() - 1)
+        });
+        let words = &mut self.memory.sizes[groups.0];
+        *words = (*words).max(group::words(tokens, experts, chosen, size));
+        let bindings = vec![self.slot(i), Resource::Slot(groups)];
+        self.push(i, group::select(tokens, experts, chosen, size), bindings, None);
+    }
+
+    fn expert_linear(&mut self, i: usize, weight: WeightId, out: Out) {
+        let node = &self.graph.nodes[i];
+        let spec = &self.graph.weights[weight.0];
+        let [x, routes] = [node.inputs[0], node.inputs[1]];
+        let size = self.expert_group();
+        let outputs = node.width / node.pieces;
+        let layouts = self.layouts;
+        for (shard, s) in layouts[weight.0].shards.iter().enumerate() {
+            // Rows that no bundle holds go one by one, also where others have groups.
+            let size = size.filter(|_| s.planes.order == tuning::order(self.caps));
+            let routes = match self.groups.filter(|_| size.is_some()) {
+                Some(groups) => Resource::Slot(groups),
+                None => self.slot(routes.0),
+            };
+            let experts = gemv::Experts {
+                all: spec.matrices,
+                chosen: node.pieces,
+                shared: self.graph.nodes[x.0].pieces == 1,
+                first: s.matrices.0,
+                count: s.matrices.1,
+                each: s.each,
+                size,
+            };
+            let problem = gemv::Gemv {
+                format: s.planes.format,
+                order: s.planes.order,
+                inputs: spec.cols,
+                outputs,
+                rows: rows_to_compute(s, spec.matrix_rows(), out),
+                first: s.first,
+                stride: s.stride,
+                out: sums_of(out),
+                norm: None,
+                activations: match self.options.activations {
+                    Activations::Int8 => Activations::F32,
+                    other => other,
+                },
+                bytes: tuning::bytes(self.caps),
+                bias: false,
+                experts: Some(experts),
+                batch: node.rows,
+                max_batch: self.options.max_tokens,
+            };
+            let dispatch = product(&problem, 1, self.caps);
+            let quants = Resource::Quants { weight, shard };
+            let scales = Resource::Scales { weight, shard };
+            let mut bindings = vec![quants, scales, self.slot(x.0), self.slot(i), routes, quants, quants];
+            bindings.truncate(dispatch.variant.kernel().bindings.len());
+            self.push(i, dispatch, bindings, Some(s));
+        }
+    }
+
     fn linear(
         &mut self,
         i: usize,
@@ -287,7 +379,7 @@ impl Lowering<'_> {
         let spec = &self.graph.weights[weight.0];
         let x = self.memory.slot[node.inputs[0].0];
         let max_batch = match node.rows {
-            Rows::Tokens => self.options.max_tokens,
+            Rows::Tokens | Rows::Chosen(_) => self.options.max_tokens,
             Rows::Outputs => self.options.max_outputs,
         };
         let layouts = self.layouts;
@@ -305,17 +397,11 @@ impl Lowering<'_> {
                 activations: self.options.activations,
                 bytes: tuning::bytes(self.caps),
                 bias: bias.is_some(),
+                experts: None,
                 batch: node.rows,
                 max_batch,
             };
-            let dispatch = match problem.order {
-                Order::Bundles => gemv_lanes::select(&problem),
-                Order::Rows => gemm_coop::select(&problem, splits, self.caps)
-                    .or_else(|| gemm::select(&problem, splits, self.caps))
-                    .or_else(|| gemv_int8::select(&problem, self.caps))
-                    .or_else(|| gemv_staged::select(&problem, self.caps))
-                    .unwrap_or_else(|| gemv::select(&problem, self.caps)),
-            };
+            let dispatch = product(&problem, splits, self.caps);
             if let Some(vectors) = dispatch.variant.number("X4") {
                 // A uniform binding is as long as its array, whatever the batch.
                 let size = &mut self.memory.sizes[x.0];
@@ -329,6 +415,7 @@ impl Lowering<'_> {
                 Resource::Scales { weight, shard },
                 Resource::Slot(x),
                 self.slot(i),
+                quants,
                 vector(bias),
                 vector(norm.map(|(gain, _)| gain)),
             ];
@@ -336,6 +423,18 @@ impl Lowering<'_> {
             bindings.truncate(dispatch.variant.kernel().bindings.len());
             self.push(i, dispatch, bindings, Some(s));
         }
+    }
+}
+
+/// The kernel for a product on an adapter.
+fn product(problem: &gemv::Gemv, splits: usize, caps: &Caps) -> Dispatch {
+    match problem.order {
+        Order::Bundles => gemv_lanes::select(problem),
+        Order::Rows => gemm_coop::select(problem, splits, caps)
+            .or_else(|| gemm::select(problem, splits, caps))
+            .or_else(|| gemv_int8::select(problem, caps))
+            .or_else(|| gemv_staged::select(problem, caps))
+            .unwrap_or_else(|| gemv::select(problem, caps)),
     }
 }
 

@@ -89,7 +89,14 @@ mod tests {
     fn graph(choices: &[(usize, usize, usize)]) -> Graph {
         let mut g = Graph::new(Rope::plain(1e4, 2));
         let part = Part { tensor: "t".into(), rows: 8, order: RowOrder::Stored, within: None };
-        let spec = WeightSpec { name: "w".into(), rows: 8, cols: 8, parts: vec![part], interleaved: false };
+        let spec = WeightSpec {
+            name: "w".into(),
+            rows: 8,
+            cols: 8,
+            parts: vec![part],
+            interleaved: false,
+            matrices: 1,
+        };
         let w = g.weight(spec).unwrap();
         g.embed("n0", w);
         let part = Part { tensor: "v".into(), rows: 8, order: RowOrder::Stored, within: None };

@@ -23,6 +23,8 @@ pub struct Work {
     pub position_flops: usize,
     /// The most positions that a token sees, if there is a limit.
     pub window: Option<usize>,
+    /// Experts that a row chooses, and all of them, whose weights these are.
+    pub experts: Option<(usize, usize)>,
 }
 
 /// What a launch, or a step, moves and computes for one batch.
@@ -69,15 +71,17 @@ impl Launch {
     /// What it moves and computes for `batch`.
     pub fn traffic(&self, batch: &Batch) -> Traffic {
         let rows = match self.dispatch.rows {
-            Rows::Tokens => batch.tokens.len(),
+            Rows::Tokens | Rows::Chosen(_) => batch.tokens.len(),
             Rows::Outputs => batch.outputs.len(),
         };
         if rows == 0 {
             return Traffic::default();
         }
-        let Work { row_bytes, row_flops, position_bytes, position_flops, window } = self.work;
+        let Work { row_bytes, row_flops, position_bytes, position_flops, window, experts } = self.work;
+        // If all choose others, the most weights are read.
+        let share = experts.map_or(1.0, |(chosen, all)| ((rows * chosen) as f64 / all as f64).min(1.0));
         let mut traffic = Traffic {
-            weights: self.weight_bytes as f64,
+            weights: self.weight_bytes as f64 * share,
             activations: (rows * row_bytes) as f64,
             flops: (rows * row_flops) as f64,
             cache: 0.0,
@@ -146,7 +150,20 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
             // A product with the key and one with the value.
             position_flops: 4 * heads.heads * heads.head_dim,
             window: scores.window,
+            ..Work::default()
         },
+        Op::Route { .. } => plain(moved, 2 * read),
+        Op::Combine => plain(moved, 2 * graph.nodes[node.inputs[0].0].width),
+        Op::ExpertLinear { weight, out } => {
+            let spec = &graph.weights[weight.0];
+            let around = if let Out::Glu(_) = out { 5 * rows / 2 } else { 0 };
+            Work {
+                row_bytes: moved,
+                row_flops: node.pieces * (2 * rows * spec.cols + around),
+                experts: Some((node.pieces, spec.matrices)),
+                ..Work::default()
+            }
+        }
         Op::AttentionMerge { .. } => plain(moved, 2 * read),
         Op::LinearMerge { .. } => plain(moved, read),
         // An exponential counts as one.

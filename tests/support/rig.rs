@@ -43,7 +43,7 @@ pub struct Rig {
 
 pub fn matrix(name: &str, rows: usize, cols: usize) -> WeightSpec {
     let part = Part { tensor: name.to_string(), rows, order: RowOrder::Stored, within: None };
-    WeightSpec { name: name.to_string(), rows, cols, parts: vec![part], interleaved: false }
+    WeightSpec { name: name.to_string(), rows, cols, parts: vec![part], interleaved: false, matrices: 1 }
 }
 
 pub fn vector(name: &str, len: usize) -> VectorSpec {
@@ -259,9 +259,10 @@ impl Source for Rig {
         if !spec.interleaved {
             return Ok(values);
         }
-        let n = spec.parts.len();
+        let (n, rows) = (spec.matrix_parts(), spec.matrix_rows());
         let row = |r: usize| {
-            let at = (r % n * (spec.rows / n) + r / n) * spec.cols;
+            let (first, r) = (r / rows * rows, r % rows);
+            let at = (first + r % n * (rows / n) + r / n) * spec.cols;
             values[at..at + spec.cols].to_vec()
         };
         Ok((0..spec.rows).flat_map(row).collect())
