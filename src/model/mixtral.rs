@@ -13,7 +13,8 @@ pub const MODULES: [(&str, &str); 4] = [
     ("block_sparse_moe.experts.w2", "ffn_down_exps"),
 ];
 
-const OWN: [&str; 4] = ["block_sparse_moe", "w1", "w3", "w2"];
+/// The module of its experts, and their matrices.
+pub const EXPERTS: [&str; 4] = ["block_sparse_moe", "w1", "w3", "w2"];
 
 /// Its experts and windows.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
@@ -23,7 +24,7 @@ pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
         width: config.intermediate_size,
         normalised: true,
         layers: (0..config.num_hidden_layers).collect(),
-        modules: OWN,
+        modules: EXPERTS,
         joined: false,
     };
     experts.check(|what, message| {
@@ -36,7 +37,8 @@ pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
 
 /// The same in GGUF, of files that say `llama`: without experts they are one.
 pub fn gguf(gguf: &Gguf, config: &mut Config) -> Result<()> {
-    let experts = experts_in_gguf(gguf, "llama", OWN, config.intermediate_size, config.num_hidden_layers)?;
+    let experts =
+        experts_in_gguf(gguf, "llama", EXPERTS, config.intermediate_size, config.num_hidden_layers)?;
     if experts.is_some() {
         config.model_type = "mixtral".to_string();
         config.experts = experts;

@@ -18,7 +18,8 @@ pub const MODULES: [(&str, &str); 4] = [
 ];
 
 const ARCH: &str = "qwen3moe";
-const OWN: [&str; 4] = ["mlp", "gate_proj", "up_proj", "down_proj"];
+/// The module of its experts, and their matrices.
+pub const EXPERTS: [&str; 4] = ["mlp", "gate_proj", "up_proj", "down_proj"];
 
 /// Its norms, windows and experts.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
@@ -36,7 +37,7 @@ pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
         width: json.usize("moe_intermediate_size")?,
         normalised: json.opt_bool("norm_topk_prob")?.unwrap_or(false),
         layers: (0..config.num_hidden_layers).filter(sparse).collect(),
-        modules: OWN,
+        modules: EXPERTS,
         joined: false,
     };
     experts.check(|what, message| {
@@ -55,7 +56,7 @@ pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
 pub fn gguf(gguf: &Gguf, config: &mut Config) -> Result<()> {
     qwen3::gguf(gguf, config)?;
     let (usual, layers) = (config.intermediate_size, config.num_hidden_layers);
-    config.experts = mixtral::experts_in_gguf(gguf, ARCH, OWN, usual, layers)?;
+    config.experts = mixtral::experts_in_gguf(gguf, ARCH, EXPERTS, usual, layers)?;
     Ok(())
 }
 
