@@ -1,7 +1,7 @@
 // y[t, h, :] = sum_j softmax_j(scale q[t, h, :] . k[j, :]) v[j, :], j <= pos_t
 //
 // Grid   (kv_heads x blocks of HEADS query heads, n_tokens, splits of the span).
-// Links  step, lane_workgroup*, kv_*, span_*, cap_*
+// Links  step, lane_workgroup*, kv_*, span_*, cap_*, pages_*
 //
 // The query heads that share a KV head are the rows of one tile, so each key and value is
 // read once for HEADS of them. Keys come a page at a time, whole keys to an invocation; the
@@ -20,6 +20,7 @@ struct Params {
     width: u32,        // the part of a row of y that is not padding
     window: u32,       // positions that a token sees, the last ones with its own
     cap: f32,          // what no score exceeds, where there is a cap
+    ring: u32,         // pages of a sequence, where they are used in turn
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;     // [T, heads, OCTS * 8]
@@ -71,7 +72,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let pages = (count + PAGE - 1u) / PAGE - before;
     let end = before + end_page(pages, group);
     for (var n = before + first_page(pages, group); n < end; n++) {
-        let page_head = page_of(sequence, n) * p.kv_heads + kv_head;
+        let page_head = layer_page(sequence, n) * p.kv_heads + kv_head;
         let here = min(PAGE, count - n * PAGE);
         let start = max(unseen, n * PAGE) - n * PAGE;
         var seen = top;

@@ -1,7 +1,7 @@
 // y[t, h, :] = sum_j softmax_j(scale q[t, h, :] . k[j, :]) v[j, :], j <= pos_t
 //
 // Grid   (kv_heads x blocks of HEADS query heads, 1, tiles of TOKENS tokens).
-// Links  step, lane_workgroup, kv_*, span_whole, cap_*
+// Links  step, lane_workgroup, kv_*, span_whole, cap_*, pages_*
 //
 // As `attention`, for many tokens (Dao, FlashAttention-2): the rows of a tile are HEADS query
 // heads of TOKENS neighbouring tokens, so that a key is read once for all of them. Rows are
@@ -20,6 +20,7 @@ struct Params {
     width: u32,        // the part of a row of y that is not padding
     window: u32,       // positions that a token sees, the last ones with its own
     cap: f32,          // what no score exceeds, where there is a cap
+    ring: u32,         // pages of a sequence, where they are used in turn
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;     // [T, heads, OCTS * 8]
@@ -85,7 +86,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             visible[r] = select(0u, known[r] - unseen[r], token[r] >= run && token[r] < next_run);
         }
         for (var n = before / PAGE; n * PAGE < count; n++) {
-            let page_head = page_of(sequence, n) * p.kv_heads + kv_head;
+            let page_head = layer_page(sequence, n) * p.kv_heads + kv_head;
             var score: array<vec4<f32>, KEYS>;
             var scale: array<f32, KEYS>;
             for (var o = 0u; o < OCTS; o++) {

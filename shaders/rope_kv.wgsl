@@ -2,7 +2,7 @@
 //
 // Grid   flat over n_tokens x (heads pairs + 2 kv_heads UNITS): an invocation for a pair of a
 //        query, or for a unit of a key or value, which is what the cache's format packs at once.
-// Links  step, lane_thread, kv_*
+// Links  step, lane_thread, kv_*, pages_*
 //
 // Rotates neighbouring pairs (2 i, 2 i + 1) by the angle pos * freq_i (Su et al., RoFormer);
 // models with halves rotated have their rows reordered at load. Sine and cosine are not
@@ -16,6 +16,7 @@ struct Params {
     rotated: u32,  // pairs that turn
     pitch: u32,    // of a row of qkv, in pairs
     q_pitch: u32,  // of a row of q', in pairs
+    ring: u32,     // pages of a sequence, where they are used in turn
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec2<f32>>;         // [T, (heads + 2 kv_heads) head_dim]
@@ -67,7 +68,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     }
     var words = kv_pack(pairs);
     let position = token_position(t);
-    let page = page_of(token_sequence(t), position / PAGE);
+    let page = layer_page(token_sequence(t), position / PAGE);
     let page_head = page * p.kv_heads + head % p.kv_heads;
     for (var i = 0u; i < kv_words(unit); i++) {
         let at = kv_place(page_head, position % PAGE, unit, i);

@@ -4,7 +4,7 @@
 mod support;
 
 use support::tiny::Tiny;
-use support::{assert_close, gpu, greedy, load, session};
+use support::{assert_close, gpu, greedy, load, session, session_options};
 use wgllama::graph::Batch;
 use wgllama::graph::reference::Reference;
 use wgllama::{KvFormat, ModelFiles};
@@ -151,6 +151,120 @@ fn a_truncated_session_goes_on_as_a_fresh_one() {
     used.truncate(66);
     assert!(used.logits().is_err());
     assert_eq!(greedy(&mut used, &ids[66..70], 8), fresh);
+}
+
+/// The tiny model with other keys in its configuration.
+fn configured(keys: &[(&str, serde_json::Value)]) -> (tempfile::TempDir, ModelFiles) {
+    let (folder, _) = model();
+    let path = folder.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (key, value) in keys {
+        config[key] = value.clone();
+    }
+    std::fs::write(&path, config.to_string()).unwrap();
+    let files = ModelFiles::open(folder.path()).unwrap();
+    (folder, files)
+}
+
+/// Layers with windows have pages for no more than the window and a step, whatever the context; texts go
+/// on as if they had them all, also after they were cut where those pages were used again.
+#[test]
+fn windows_keep_only_their_pages() {
+    let Some(gpu) = gpu() else { return };
+    let types: Vec<_> = ["sliding_attention", "full_attention"].into();
+    let (folder, files) = configured(&[
+        ("model_type", "mistral".into()),
+        ("sliding_window", 20.into()),
+        ("layer_types", types.into()),
+        ("max_position_embeddings", 4096.into()),
+    ]);
+    let model = load(&gpu, folder.path());
+    let ids: Vec<u32> = (0..900).map(|i| 3 + i * 31 % 200).collect();
+    for kv in [KvFormat::F32, KvFormat::Q8_0] {
+        let tolerance = if kv == KvFormat::F32 { 1e-4 } else { 4e-3 };
+        let mut reference = Reference::new(files.graph(), &files, kv).unwrap();
+        let all = reference.logits(&Batch::sequence(&ids, 0, 0).with_all_outputs()).unwrap();
+        let vocab = files.config().vocab_size;
+        let expected = |n: usize| &all[(n - 1) * vocab..][..vocab];
+        let mut short = session(&model, kv, 1000, 32);
+        let long = session(&model, kv, 4000, 32);
+        // The layer that sees all grows; the other has 20 + 32 + 64 positions in three pages.
+        let pages = |n: usize| n.div_ceil(64) as u64;
+        assert_eq!(
+            long.cache_bytes() - short.cache_bytes(),
+            (pages(4000) - pages(1000)) * (short.cache_bytes() / (pages(1000) + 3)),
+        );
+        short.prefill(&ids[..700]).unwrap();
+        assert_close("prompt", short.logits().unwrap(), expected(700), tolerance);
+        for id in &ids[700..800] {
+            short.prefill(&[*id]).unwrap();
+        }
+        assert_close("one by one", short.logits().unwrap(), expected(800), tolerance);
+        // Still there; then overwritten; then from the beginning.
+        for cut in [790, 300, 40, 0] {
+            short.truncate(cut);
+            short.prefill(&ids[cut..cut + 9]).unwrap();
+            assert_close(&format!("cut to {cut}"), short.logits().unwrap(), expected(cut + 9), tolerance);
+        }
+        short.truncate(0);
+        let mut group = model.group(&session_options(kv, 1000, 32), 2).unwrap();
+        group.prefill(1, &ids[..500]).unwrap();
+        group.prefill(0, &ids[..9]).unwrap();
+        group.truncate(1, 200);
+        group.feed_each(&[ids[9], ids[200]]).unwrap();
+        assert_close("group", group.logits(0).unwrap(), expected(10), tolerance);
+        assert_close("group, cut", group.logits(1).unwrap(), expected(201), tolerance);
+    }
+}
+
+/// A text that grows beyond the length of LongRoPE's short factors is turned anew, by the long ones: fed
+/// in one piece, token by token, and written by the model itself.
+#[test]
+fn growing_texts_change_their_rotations() {
+    let Some(gpu) = gpu() else { return };
+    let factors = |first: f64| (0..5).map(|i| first + f64::from(i)).collect::<Vec<_>>();
+    let (folder, files) = configured(&[
+        (
+            "rope_parameters",
+            serde_json::json!({
+                "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 24,
+                "short_factor": factors(1.0), "long_factor": factors(3.0),
+            }),
+        ),
+        ("max_position_embeddings", 256.into()),
+    ]);
+    let model = load(&gpu, folder.path());
+    let ids: Vec<u32> = (0..40).map(|i| 3 + i * 31 % 200).collect();
+    let expected = |n: usize| {
+        let mut reference = Reference::new(files.graph(), &files, KvFormat::F32).unwrap().in_context(n);
+        reference.logits(&Batch::sequence(&ids[..n], 0, 0)).unwrap()
+    };
+    assert!(support::max_error(&expected(24), &expected(25)).0 > 0.1, "the factors matter");
+    let mut fed = session(&model, KvFormat::F32, 256, 16);
+    for n in [20, 23, 24, 25, 26, 40] {
+        fed.prefill(&ids[fed.ids().len()..n]).unwrap();
+        assert_close(&format!("{n} tokens"), fed.logits().unwrap(), &expected(n), 1e-4);
+    }
+    fed.truncate(10);
+    fed.prefill(&ids[10..12]).unwrap();
+    assert_close("short again", fed.logits().unwrap(), &expected(12), 1e-4);
+
+    // What it writes is what it would write if each token were fed to a new session.
+    let mut written = ids[..10].to_vec();
+    for _ in 0..30 {
+        let mut fresh = session(&model, KvFormat::F32, 256, 16);
+        written.extend(greedy(&mut fresh, &written, 1));
+    }
+    for ahead in [0, 1, 4] {
+        let options =
+            wgllama::SessionOptions { ahead: Some(ahead), ..session_options(KvFormat::F32, 256, 16) };
+        let mut session = model.session(&options).unwrap();
+        let sampling = wgllama::Sampling::default().max_tokens(30);
+        let stream = session.generate_ids(&ids[..10], &sampling).unwrap();
+        let found: Vec<u32> = stream.filter_map(|piece| piece.unwrap().id).collect();
+        assert_eq!(found, written[10..10 + found.len()], "{ahead} steps ahead");
+        assert!(found.len() > 16, "the boundary was crossed");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use wgllama::graph::Graph;
-use wgllama::model::kv::bytes_per_token;
+use wgllama::model::kv::{bytes_per_token, cache_bytes};
 use wgllama::model::{Config, architecture};
 use wgllama::{Caps, KvFormat, ModelFiles, Result, SessionOptions, WeightFormat, quant};
 
@@ -133,9 +133,10 @@ fn describe(subject: &Subject<'_>, args: &Args) -> Result<Vec<String>> {
 
     let session = args.cache.session()?;
     let ctx = session.context_for(config)?;
+    let slack = session.slack(&Caps::nvidia(), ctx);
     for kv in KvFormat::ALL {
         let per_token = bytes_per_token(&graph.caches, kv);
-        let all = megabytes(per_token.saturating_mul(ctx as u64));
+        let all = megabytes(cache_bytes(graph, kv, 1, ctx, slack));
         lines.push(format!(
             "{:<17}{per_token} bytes a token, {all} for {ctx} tokens",
             format!("cache in {kv}")
@@ -157,7 +158,7 @@ fn planned(subject: &Subject<'_>, session: &SessionOptions, ctx: usize) -> Resul
     let layouts = layouts(graph, &caps, |_| Ok(next.next().cloned().unwrap_or_default()))?;
     let plans = plans_of(config, graph, &layouts, &caps, session)?;
     let weights: usize = layouts.iter().flat_map(|l| &l.shards).map(|s| s.planes.bytes()).sum();
-    let cache = bytes_per_token(&graph.caches, session.kv).saturating_mul(ctx as u64);
+    let cache = cache_bytes(graph, session.kv, 1, ctx, session.slack(&caps, ctx));
     let scratch: usize = plans.iter().map(|(_, plan)| plan.slot_bytes()).sum();
     let all = cache.saturating_add((weights + scratch) as u64);
     let steps: Vec<_> = plans.iter().map(|(phase, p)| format!("{} for {phase}", p.launches.len())).collect();

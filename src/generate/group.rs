@@ -20,6 +20,8 @@ pub struct Group {
     prefill: Option<Executable>,
     /// Ids fed so far, by sequence.
     ids: Vec<Vec<u32>>,
+    /// Of those, the first ones that the cache knows: what follows them must be fed once more.
+    known: Vec<usize>,
     /// What follows each sequence, `[sequences, vocab]`.
     logits: Vec<f32>,
     /// Whether a sequence has logits.
@@ -38,7 +40,8 @@ impl Model {
         let decode = base.bind(base.plan(sequences, sequences, &[])?, &cache, None)?;
         let logits = vec![0.0; sequences * self.config().vocab_size];
         let (ids, ready) = (vec![Vec::new(); sequences], vec![false; sequences]);
-        Ok(Group { base, cache, chunk, decode, prefill: None, ids, logits, ready })
+        let known = vec![0; sequences];
+        Ok(Group { base, cache, chunk, decode, prefill: None, ids, known, logits, ready })
     }
 }
 
@@ -66,7 +69,23 @@ impl Group {
         self.feed(sequence, ids).inspect_err(|_| self.truncate(sequence, start))
     }
 
+    /// Feeds once more what the cache does not know (any more) of a sequence.
+    fn recall(&mut self, sequence: usize) -> Result<()> {
+        let known = &mut self.known[sequence];
+        while *known < self.ids[sequence].len() {
+            let end = self.ids[sequence].len().min(*known + self.chunk);
+            let mut batch = Batch::sequence(&self.ids[sequence][*known..end], *known, sequence as u32);
+            batch.outputs.clear();
+            self.cache.reserve(sequence, end)?;
+            let run = self.base.ensure(&mut self.prefill, &self.cache, None, self.chunk, 1)?;
+            run.run(&batch, StepTables(self.cache.tables()))?;
+            *known = end;
+        }
+        Ok(())
+    }
+
     fn feed(&mut self, sequence: usize, ids: &[u32]) -> Result<()> {
+        self.recall(sequence)?;
         let mut last = Vec::new();
         let mut pieces = ids.chunks(self.chunk).peekable();
         while let Some(piece) = pieces.next() {
@@ -80,6 +99,7 @@ impl Group {
             run.run(&batch, StepTables(self.cache.tables()))?;
             pollster::block_on(run.read_logits(batch.outputs.len(), &mut last))?;
             self.ids[sequence].extend_from_slice(piece);
+            self.known[sequence] = self.ids[sequence].len();
         }
         let vocab = last.len();
         self.logits[sequence * vocab..][..vocab].copy_from_slice(&last);
@@ -95,6 +115,7 @@ impl Group {
         for (fed, id) in self.ids.iter_mut().zip(ids) {
             fed.push(*id);
         }
+        self.known.iter_mut().zip(&self.ids).for_each(|(known, ids)| *known = ids.len());
         self.ready.fill(true);
         Ok(())
     }
@@ -121,7 +142,8 @@ impl Group {
     pub fn truncate(&mut self, sequence: usize, len: usize) {
         if let Some(ids) = self.ids.get_mut(sequence) {
             ids.truncate(len);
-            self.cache.truncate(sequence, ids.len());
+            let known = &mut self.known[sequence];
+            *known = (*known).min(self.cache.truncate(sequence, ids.len()));
             self.ready[sequence] = false;
         }
     }
@@ -131,6 +153,9 @@ impl Group {
         if ids.len() != self.ids.len() {
             let message = format!("{} tokens for {} sequences", ids.len(), self.ids.len());
             return Err(Error::option("tokens", message));
+        }
+        for sequence in 0..self.ids.len() {
+            self.recall(sequence)?;
         }
         for (sequence, fed) in self.ids.iter().enumerate() {
             self.cache.reserve(sequence, fed.len() + 1)?;

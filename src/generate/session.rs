@@ -1,5 +1,6 @@
 //! A session: one sequence on the device, with its cache and the executables that extend it.
 
+use crate::caps::Caps;
 use crate::dtype::{Activations, KvFormat};
 use crate::error::{Error, Result};
 use crate::generate::{Sampler, Sampling, TokenStream};
@@ -51,6 +52,17 @@ impl SessionOptions {
         }
         Ok(context)
     }
+
+    /// The most tokens of a step, on an adapter, in a context of a size.
+    fn most_tokens(&self, caps: &Caps, context: usize) -> usize {
+        self.chunk.unwrap_or(tuning::chunk(caps)).min(context.min(caps.max_groups as usize))
+    }
+
+    /// Positions beyond a window that its layers hold: those of a step, and those that a stream fed and
+    /// gave up again.
+    pub fn slack(&self, caps: &Caps, context: usize) -> usize {
+        self.most_tokens(caps, context) + MOST_AHEAD
+    }
 }
 
 /// Which of a session's plans.
@@ -72,6 +84,10 @@ pub struct Session {
     /// As `prefill`, with the logits of every token.
     all: Option<Executable>,
     ids: Vec<u32>,
+    /// Of those, the first ones that the cache knows: what follows them must be fed once more.
+    known: usize,
+    /// Which rotations the tables hold: see [`Rope::regime`].
+    regimes: Vec<usize>,
     logits: Vec<f32>,
     choices: Choices,
     ahead: usize,
@@ -88,6 +104,7 @@ pub(super) struct Base {
     pub kv: KvFormat,
     pub activations: Activations,
     pub context: usize,
+    pub slack: usize,
     pub ropes: Vec<Buffer>,
     /// Whether plans with one output choose what follows it on the device.
     pub choose: bool,
@@ -101,6 +118,7 @@ impl Base {
     pub fn plan(&self, max_tokens: usize, max_outputs: usize, keep: &[&str]) -> Result<Plan> {
         let mut options = PlanOptions::new(max_tokens, max_outputs, self.kv);
         options.context = self.context;
+        options.slack = Some(self.slack);
         options.activations = self.activations;
         options.keep = keep.iter().map(|k| (*k).to_string()).collect();
         options.choose = self.choose && max_outputs == 1;
@@ -145,7 +163,10 @@ impl Model {
         let base = Base { choose: true, ..base };
         let decode = base.bind(base.plan(1, 1, &[])?, &cache, Some(&choices))?;
         let ids = Vec::with_capacity(base.context);
+        let regimes = self.graph().ropes.iter().map(|rope| rope.regime(base.context)).collect();
         Ok(Session {
+            known: 0,
+            regimes,
             base,
             cache,
             chunk,
@@ -174,17 +195,18 @@ impl Model {
         if context > trained {
             log::warn!("the model was trained for {trained} positions, the context holds {context}");
         }
-        let cache = KvCache::new(self.context(), &self.graph().caches, options.kv, sequences, context)?;
+        let slack = options.slack(self.context().caps(), context);
+        let cache = KvCache::new(self.context(), self.graph(), options.kv, sequences, context, slack)?;
         let base = Base {
             model: self.clone(),
             kv: options.kv,
             activations: options.activations,
             context,
+            slack,
             ropes: self.rope_tables(context)?,
             choose: false,
         };
-        let most = context.min(self.context().caps().max_groups as usize);
-        let mut chunk = options.chunk.unwrap_or(tuning::chunk(self.context().caps())).min(most);
+        let mut chunk = options.most_tokens(self.context().caps(), context);
         // A chunk that was not asked for shrinks to what the device's bindings hold.
         while options.chunk.is_none() && chunk > 1 && base.plan(chunk, 1, &[]).is_err() {
             chunk /= 2;
@@ -242,8 +264,42 @@ impl Session {
         self.feed(ids, false).inspect_err(|_| self.truncate(start))
     }
 
+    /// Whether a text of `length` positions has other rotations than those by which what is in the cache
+    /// was turned, so that all of it has to be fed once more.
+    fn turns_anew(&self, length: usize) -> bool {
+        let ropes = self.base.model.graph().ropes.iter().zip(&self.regimes);
+        self.known > 0 && ropes.into_iter().any(|(rope, now)| rope.is_long() && rope.regime(length) != *now)
+    }
+
+    /// Makes the rotations those of a text of `length` positions, and feeds once more what the cache does
+    /// not know (any more).
+    fn extend_to(&mut self, length: usize) -> Result<()> {
+        let anew = self.turns_anew(length);
+        let graph = self.base.model.graph();
+        if graph.ropes.iter().zip(&self.regimes).any(|(rope, now)| rope.regime(length) != *now) {
+            self.base.model.turn_by(&self.base.ropes, length, self.base.context);
+            self.regimes.clear();
+            self.regimes.extend(graph.ropes.iter().map(|rope| rope.regime(length)));
+        }
+        if anew {
+            self.known = 0;
+        }
+        while self.known < self.ids.len() {
+            let piece = &self.ids[self.known..self.ids.len().min(self.known + self.chunk)];
+            let mut batch = Batch::sequence(piece, self.known, 0);
+            batch.outputs.clear();
+            self.cache.reserve(0, self.known + piece.len())?;
+            let choices = Some(&self.choices);
+            let run = self.base.ensure(&mut self.prefill, &self.cache, choices, self.chunk, 1)?;
+            run.run(&batch, StepTables(self.cache.tables()))?;
+            self.known += piece.len();
+        }
+        Ok(())
+    }
+
     /// Feeds `ids`; what follows the last is then read as logits, or chosen on the device.
     fn feed(&mut self, ids: &[u32], choose: bool) -> Result<()> {
+        self.extend_to(self.ids.len() + ids.len())?;
         let mut pieces = ids.chunks(self.chunk).peekable();
         while let Some(piece) = pieces.next() {
             let mut batch = Batch::sequence(piece, self.ids.len(), 0);
@@ -268,6 +324,7 @@ impl Session {
                 pollster::block_on(run.read_logits(1, &mut self.logits))?;
             }
             self.ids.extend_from_slice(piece);
+            self.known = self.ids.len();
         }
         Ok(())
     }
@@ -290,12 +347,24 @@ impl Session {
     }
 
     /// Starts steps that feed what the device chose last, until as many are under way as should
-    /// be; `left` at most.
-    pub(super) fn run_ahead(&mut self, left: usize) -> Result<()> {
+    /// be; `left` at most. `last` is the last token that was taken, which the device has not been fed
+    /// with if none are under way.
+    pub(super) fn run_ahead(&mut self, left: usize, last: &mut Option<u32>) -> Result<()> {
         for _ in 0..left {
             if self.choices.waiting() > self.ahead || self.fed == self.capacity() {
                 break;
             }
+            if self.turns_anew(self.fed + 1) {
+                // The host has to know all tokens to feed them once more.
+                if self.choices.waiting() == 0
+                    && let Some(last) = last.take()
+                {
+                    self.feed(&[last], true)?;
+                    self.fed = self.ids.len();
+                }
+                break;
+            }
+            self.extend_to(self.fed + 1)?;
             self.cache.reserve(0, self.fed + 1)?;
             self.next.tokens[0].position = self.fed as u32;
             let tables = StepTables(self.cache.tables());
@@ -325,12 +394,13 @@ impl Session {
     /// Says that a chosen token is now part of the sequence, having been fed on the device.
     pub(super) fn accept(&mut self, id: u32) {
         self.ids.push(id);
+        self.known = self.ids.len();
     }
 
     /// Ends what `begin` began: what was fed without having been accepted is forgotten.
     pub(super) fn settle(&mut self) {
         while self.choices.waiting() > 0 && self.choices.take(&mut self.chosen).is_ok() {}
-        self.cache.truncate(0, self.ids.len());
+        self.known = self.known.min(self.cache.truncate(0, self.ids.len()));
         self.fed = self.ids.len();
     }
 
@@ -355,6 +425,7 @@ impl Session {
     fn feed_with(&mut self, ids: &[u32], take: &mut impl FnMut(&[f32]) -> Result<()>) -> Result<()> {
         let vocab = self.model().config().vocab_size;
         let mut logits = Vec::new();
+        self.extend_to(self.ids.len() + ids.len())?;
         for piece in ids.chunks(self.chunk) {
             let batch = Batch::sequence(piece, self.ids.len(), 0).with_all_outputs();
             self.cache.reserve(0, self.ids.len() + piece.len())?;
@@ -364,6 +435,7 @@ impl Session {
             pollster::block_on(run.read_logits(piece.len(), &mut logits))?;
             take(&logits)?;
             self.ids.extend_from_slice(piece);
+            self.known = self.ids.len();
         }
         self.logits.clear();
         self.logits.extend_from_slice(&logits[logits.len() - vocab..]);
@@ -393,7 +465,7 @@ impl Session {
             self.ids.truncate(len);
             self.logits.clear();
         }
-        self.cache.truncate(0, self.ids.len());
+        self.known = self.known.min(self.cache.truncate(0, self.ids.len()));
     }
 
     /// Feeds `ids` (at most a chunk) and answers what the nodes called `names` computed for
@@ -407,6 +479,7 @@ impl Session {
                 format!("{} tokens are more than a chunk of {}", ids.len(), self.chunk),
             ));
         }
+        self.extend_to(self.ids.len() + ids.len())?;
         let plan = self.base.plan(ids.len(), 1, names)?;
         let mut run = self.base.bind(plan, &self.cache, Some(&self.choices))?;
         self.cache.reserve(0, self.ids.len() + ids.len())?;
@@ -416,6 +489,7 @@ impl Session {
         let kept = kept.collect::<Result<Vec<_>>>()?;
         pollster::block_on(run.read_logits(1, &mut self.logits))?;
         self.ids.extend_from_slice(ids);
+        self.known = self.ids.len();
         Ok(kept)
     }
 
@@ -448,6 +522,7 @@ impl Session {
     /// The step that feeds `ids` (at most a chunk) next, and what runs it, for measuring it.
     pub(super) fn next_step(&mut self, ids: &[u32]) -> Result<(&mut Executable, Batch, StepTables<'_>)> {
         self.check(ids)?;
+        self.extend_to(self.ids.len() + ids.len())?;
         self.cache.reserve(0, self.ids.len() + ids.len())?;
         let batch = Batch::sequence(ids, self.ids.len(), 0);
         let run = match ids.len() {

@@ -75,7 +75,8 @@ impl<'a> TokenStream<'a> {
             return Ok(ControlFlow::Break(Finish::Length));
         }
         // Every step under way gives a token.
-        self.session.run_ahead(self.max_tokens - self.count - self.session.under_way())?;
+        let left = self.max_tokens - self.count - self.session.under_way();
+        self.session.run_ahead(left, &mut self.pending)?;
         if self.session.under_way() == 0 {
             return Ok(ControlFlow::Break(Finish::Context));
         }

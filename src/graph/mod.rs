@@ -390,6 +390,15 @@ impl Graph {
         rope.map_or(0, |id| self.ropes[id.0].rotated)
     }
 
+    /// The window of the attention to a layer's cache.
+    pub fn window(&self, cache: usize) -> Option<usize> {
+        let window = |node: &Node| match node.op {
+            Op::Attention { layer, scores, .. } if layer == cache => scores.window,
+            _ => None,
+        };
+        self.nodes.iter().find_map(window)
+    }
+
     /// Ids that every embedding table has a row for.
     pub fn vocab(&self) -> usize {
         let rows = |n: &Node| match n.op {

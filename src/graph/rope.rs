@@ -115,7 +115,24 @@ impl Rope {
         Self { theta, rotated, scaling: RopeScaling::Default }
     }
 
-    /// The rotations in a context of `length` positions.
+    /// Which rotations texts of `length` positions have: the same where this is the same.
+    pub fn regime(&self, length: usize) -> usize {
+        match &self.scaling {
+            RopeScaling::Dynamic { positions, .. } => length.max(*positions),
+            RopeScaling::Long { short, long, positions, .. } if short != long => {
+                usize::from(length > *positions)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Whether short and long texts turn by other factors: what was turned by the ones is wrong in a text
+    /// that has the others. (With dynamic scaling old keys keep their rotations.)
+    pub fn is_long(&self) -> bool {
+        matches!(&self.scaling, RopeScaling::Long { short, long, .. } if short != long)
+    }
+
+    /// The rotations in a text of `length` positions.
     pub fn rotations(&self, length: usize) -> Rotations {
         let (theta, dim) = (self.theta, self.rotated as f64);
         let base = |theta: f64| move |i: usize| theta.powf(-2.0 * i as f64 / dim);

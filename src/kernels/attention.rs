@@ -18,6 +18,7 @@ params! {
         width: u32,
         window: u32,
         cap: f32,
+        ring: u32,
     }
 }
 
@@ -38,6 +39,8 @@ pub struct Attention {
     pub window: Option<usize>,
     /// What no score exceeds, if there is a cap.
     pub cap: Option<f32>,
+    /// Pages of a sequence, where a layer with a window uses them in turn.
+    pub ring: Option<usize>,
     /// Format of the cache.
     pub kv: KvFormat,
     /// Workgroups that share the cache of a token; with more than one each leaves a part for
@@ -74,8 +77,8 @@ fn heads_per_group(group_heads: usize, shape: Shape) -> usize {
     group_heads.div_ceil(group_heads.div_ceil(shape.heads))
 }
 
-fn variant(shape: Shape, parts: [Part; 3], heads: usize, stored: usize, splits: usize) -> Variant {
-    let [lane, kv, cap] = parts;
+fn variant(shape: Shape, parts: [Part; 4], heads: usize, stored: usize, splits: usize) -> Variant {
+    let [lane, kv, cap, pages] = parts;
     let (span, count) = if splits > 1 { (Part::SpanSplit, 5) } else { (Part::SpanWhole, 4) };
     let numbers = [
         ("WG", shape.wg),
@@ -85,7 +88,7 @@ fn variant(shape: Shape, parts: [Part; 3], heads: usize, stored: usize, splits: 
         ("SPLITS", splits as u32),
     ];
     let kernel = if shape.keys { &attention_keys::ATTENTION_KEYS } else { &ATTENTION };
-    Variant::new(kernel, &[Part::Step, lane, kv, span, cap], &numbers[..count])
+    Variant::new(kernel, &[Part::Step, lane, kv, span, cap, pages], &numbers[..count])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -106,8 +109,8 @@ pub(super) fn all_variants(caps: &Caps) -> Vec<Variant> {
             for (group_heads, stored) in [(1, 8), (3, 64), (4, 128), (8, 80), (8, 256)] {
                 let shape = tuning::attention(caps, group_heads, stored);
                 let heads = heads_per_group(group_heads, shape);
-                for (splits, cap) in [(1, None), (8, None), (1, Some(50.0))] {
-                    let parts = [lane, Part::Kv(kv), cap_part(cap)];
+                for (splits, cap, ring) in [(1, None, None), (8, None, None), (1, Some(50.0), Some(4))] {
+                    let parts = [lane, Part::Kv(kv), cap_part(cap), pages_part(ring)];
                     all.push(variant(shape, parts, heads, stored, splits));
                 }
             }
@@ -133,12 +136,18 @@ pub(super) fn params(problem: &Attention, blocks: usize) -> AttentionParams {
         width: width as u32,
         window: window(problem.window),
         cap: problem.cap.unwrap_or(f32::MAX),
+        ring: problem.ring.map_or(0, |pages| pages as u32),
     }
 }
 
 /// The part for scores with or without a cap.
 pub(super) fn cap_part(cap: Option<f32>) -> Part {
     if cap.is_some() { Part::CapTanh } else { Part::CapNone }
+}
+
+/// The part for pages of all positions, or for those that are used in turn.
+pub(super) fn pages_part(ring: Option<usize>) -> Part {
+    if ring.is_some() { Part::PagesRing } else { Part::PagesAll }
 }
 
 /// A window as kernels have it: one that no text fills, if there is none.
@@ -153,7 +162,8 @@ pub fn select(problem: &Attention, caps: &Caps) -> Dispatch {
     let shape = tuning::attention(caps, group_heads, stored);
     let heads = heads_per_group(group_heads, shape);
     let blocks = group_heads.div_ceil(heads);
-    let parts = [tuning::workgroup_lane(caps), Part::Kv(problem.kv), cap_part(problem.cap)];
+    let parts =
+        [tuning::workgroup_lane(caps), Part::Kv(problem.kv), cap_part(problem.cap), pages_part(problem.ring)];
     Dispatch {
         variant: variant(shape, parts, heads, stored, problem.splits),
         params: params(problem, blocks).words(),

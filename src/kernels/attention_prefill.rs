@@ -3,7 +3,7 @@
 
 use crate::caps::Caps;
 use crate::dtype::KvFormat;
-use crate::kernels::attention::{Attention, AttentionParams, cap_part, params};
+use crate::kernels::attention::{Attention, AttentionParams, cap_part, pages_part, params};
 use crate::kernels::{Dispatch, Grid, PAGE, Part, Rows, Variant, kernel, tuning};
 use crate::shape::stored_head_dim;
 
@@ -24,10 +24,11 @@ const ROWS: usize = WG / 8 * 4;
 /// The most query heads of one workgroup.
 const MOST_HEADS: usize = 8;
 
-fn variant(kv: KvFormat, cap: Option<f32>, heads: usize, stored: usize) -> Variant {
+fn variant(parts: [Part; 3], heads: usize, stored: usize) -> Variant {
+    let [kv, cap, pages] = parts;
     let numbers =
         [("WG", WG as u32), ("PAGE", PAGE as u32), ("HEADS", heads as u32), ("OCTS", stored as u32 / 8)];
-    let parts = [Part::Step, Part::LaneWorkgroup, Part::Kv(kv), Part::SpanWhole, cap_part(cap)];
+    let parts = [Part::Step, Part::LaneWorkgroup, kv, Part::SpanWhole, cap, pages];
     Variant::new(&ATTENTION_PREFILL, &parts, &numbers)
 }
 
@@ -35,7 +36,10 @@ fn variants(_: &Caps) -> Vec<Variant> {
     let mut all = Vec::new();
     for kv in KvFormat::ALL {
         for (heads, stored) in [(1, 8), (3, 64), (4, 128), (8, 80), (8, 256)] {
-            all.extend([None, Some(50.0)].map(|cap| variant(kv, cap, heads, stored)));
+            for (cap, ring) in [(None, None), (Some(50.0), Some(4))] {
+                let parts = [Part::Kv(kv), cap_part(cap), pages_part(ring)];
+                all.push(variant(parts, heads, stored));
+            }
         }
     }
     all
@@ -49,8 +53,9 @@ pub fn select(problem: &Attention, max_tokens: usize, caps: &Caps) -> Option<Dis
     let group_heads = problem.heads / problem.kv_heads.max(1);
     let blocks = group_heads.div_ceil(MOST_HEADS);
     let heads = group_heads.div_ceil(blocks);
+    let parts = [Part::Kv(problem.kv), cap_part(problem.cap), pages_part(problem.ring)];
     Some(Dispatch {
-        variant: variant(problem.kv, problem.cap, heads, stored_head_dim(problem.head_dim)),
+        variant: variant(parts, heads, stored_head_dim(problem.head_dim)),
         params: params(problem, blocks).words(),
         grid: Grid::Layers { groups: (problem.kv_heads * blocks) as u32, cols: (ROWS / heads) as u32 },
         rows: Rows::Tokens,

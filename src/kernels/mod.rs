@@ -42,6 +42,14 @@ pub use crate::shape::Rows;
 /// Positions that one page of the KV cache holds.
 pub const PAGE: usize = 64;
 
+/// Pages that a layer with a `window` has for each sequence, used in turn: those that the window
+/// touches, with up to `slack` positions that are written before they are attended to, or that are
+/// given up again. None where all pages of a context are not more.
+pub fn ring_pages(window: Option<usize>, slack: usize, context: usize) -> Option<usize> {
+    let ring = window?.saturating_add(slack).div_ceil(PAGE) + 1;
+    (ring < context.div_ceil(PAGE)).then_some(ring)
+}
+
 /// How a kernel uses a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {

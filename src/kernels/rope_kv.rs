@@ -2,6 +2,7 @@
 
 use crate::caps::Caps;
 use crate::dtype::KvFormat;
+use crate::kernels::attention::pages_part;
 use crate::kernels::{Dispatch, Grid, PAGE, Part, Rows, Variant, kernel, params, tuning};
 use crate::shape::{ROPE_FINE, padded, stored_head_dim};
 
@@ -14,6 +15,7 @@ params! {
         rotated: u32,
         pitch: u32,
         q_pitch: u32,
+        ring: u32,
     }
 }
 
@@ -30,20 +32,24 @@ pub struct RopeKv {
     pub head_dim: usize,
     /// Values of a head that turn.
     pub rotated: usize,
+    /// Pages of a sequence, where a layer with a window uses them in turn.
+    pub ring: Option<usize>,
     /// Format of the cache.
     pub kv: KvFormat,
 }
 
-fn variant(kv: KvFormat, wg: u32, stored: usize) -> Variant {
-    let parts = [Part::Step, Part::LaneThread, Part::Kv(kv)];
+fn variant(kv: KvFormat, ring: Option<usize>, wg: u32, stored: usize) -> Variant {
+    let parts = [Part::Step, Part::LaneThread, Part::Kv(kv), pages_part(ring)];
     let numbers =
         [("WG", wg), ("PAGE", PAGE as u32), ("OCTS", stored as u32 / 8), ("FINE", ROPE_FINE as u32)];
     Variant::new(&ROPE_KV, &parts, &numbers)
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
-    let formats = KvFormat::ALL.into_iter();
-    formats.flat_map(|kv| [8, 64, 80].map(|stored| variant(kv, tuning::flat(caps), stored))).collect()
+    let wg = tuning::flat(caps);
+    let all =
+        KvFormat::ALL.into_iter().flat_map(|kv| [8, 64, 80].map(|stored| variant(kv, None, wg, stored)));
+    all.chain(KvFormat::ALL.map(|kv| variant(kv, Some(4), wg, 64))).collect()
 }
 
 /// One invocation for a pair of a query, or for what the format packs at once.
@@ -60,9 +66,10 @@ pub fn select(problem: &RopeKv, caps: &Caps) -> Dispatch {
         rotated: problem.rotated as u32 / 2,
         pitch: padded(width) as u32 / 2,
         q_pitch: padded(problem.heads * stored) as u32 / 2,
+        ring: problem.ring.map_or(0, |pages| pages as u32),
     };
     Dispatch {
-        variant: variant(problem.kv, wg, stored),
+        variant: variant(problem.kv, problem.ring, wg, stored),
         params: params.words(),
         grid: Grid::Flat { per_row: items as u32, per_group: wg },
         rows: Rows::Tokens,

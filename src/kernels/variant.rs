@@ -48,6 +48,8 @@ pub enum Part {
     Kv(KvFormat),
     SpanWhole,
     SpanSplit,
+    PagesAll,
+    PagesRing,
     Choice,
 }
 
@@ -94,6 +96,8 @@ impl Part {
             Self::RowsOutputs,
             Self::SpanWhole,
             Self::SpanSplit,
+            Self::PagesAll,
+            Self::PagesRing,
             Self::Choice,
         ];
         all.extend(Nonlinearity::ALL.map(Self::OutGlu));
@@ -166,6 +170,8 @@ impl Part {
             Self::Kv(KvFormat::Q4_0) => part!("kv_q4_0"),
             Self::SpanWhole => part!("span_whole"),
             Self::SpanSplit => part!("span_split"),
+            Self::PagesAll => part!("pages_all"),
+            Self::PagesRing => part!("pages_ring"),
             Self::Choice => part!("choice"),
         }
     }
@@ -188,6 +194,7 @@ impl Part {
             | Self::MatrixOne
             | Self::RowsTokens
             | Self::SpanWhole
+            | Self::PagesAll
             | Self::Choice => None,
             Self::LaneThread => Some("thread"),
             Self::LaneSubgroup => Some("subgroup"),
@@ -213,6 +220,7 @@ impl Part {
             Self::Kv(KvFormat::Q8_0) => Some("kv_q8_0"),
             Self::Kv(KvFormat::Q4_0) => Some("kv_q4_0"),
             Self::SpanSplit => Some("split"),
+            Self::PagesRing => Some("ring"),
         }
     }
 

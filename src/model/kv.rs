@@ -5,9 +5,9 @@ use crate::caps::AdapterKind;
 use crate::dtype::KvFormat;
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context};
-use crate::graph::Heads;
+use crate::graph::{Graph, Heads};
 use crate::host;
-use crate::kernels::PAGE;
+use crate::kernels::{PAGE, ring_pages};
 use crate::shape::stored_head_dim;
 
 /// A cache for sequences of up to `capacity` tokens each.
@@ -23,6 +23,10 @@ pub struct KvCache {
     used: Vec<usize>,
     free: Vec<u32>,
     capacity: usize,
+    /// Of layers whose pages are used in turn: the window, and the positions that they hold.
+    rings: Vec<(usize, usize)>,
+    /// Positions below this were written since a sequence began.
+    written: Vec<usize>,
 }
 
 /// Bytes of one layer's keys for one token.
@@ -30,32 +34,60 @@ fn row_bytes(heads: Heads, kv: KvFormat) -> u64 {
     (heads.kv_heads * kv.head_bytes(stored_head_dim(heads.head_dim))) as u64
 }
 
-/// Bytes of the cache per token, over all layers, keys and values.
+/// Bytes of the cache per token, over all layers, keys and values, as long as it fills no window.
 pub fn bytes_per_token(caches: &[Heads], kv: KvFormat) -> u64 {
     caches.iter().map(|&h| 2 * row_bytes(h, kv)).sum()
 }
 
+/// Bytes of a cache for `sequences` sequences of `capacity` tokens each, where layers with windows hold
+/// `slack` positions more than these.
+pub fn cache_bytes(graph: &Graph, kv: KvFormat, sequences: usize, capacity: usize, slack: usize) -> u64 {
+    let layer = |(i, heads): (usize, &Heads)| {
+        let pages = sequences * pages_of(graph, i, capacity, slack);
+        ((pages * PAGE) as u64).saturating_mul(2 * row_bytes(*heads, kv))
+    };
+    graph.caches.iter().enumerate().map(layer).fold(0, u64::saturating_add)
+}
+
+/// Pages of a layer for one sequence.
+fn pages_of(graph: &Graph, layer: usize, capacity: usize, slack: usize) -> usize {
+    ring_pages(graph.window(layer), slack, capacity).unwrap_or(capacity.div_ceil(PAGE))
+}
+
 impl KvCache {
-    /// Allocates a cache for `sequences` sequences of `capacity` tokens each.
+    /// Allocates a cache for `sequences` sequences of `capacity` tokens each. Layers with windows hold
+    /// `slack` positions more than these.
     pub fn new(
         context: &Context,
-        caches: &[Heads],
+        graph: &Graph,
         kv: KvFormat,
         sequences: usize,
         capacity: usize,
+        slack: usize,
     ) -> Result<Self> {
+        let caches = &graph.caches;
         let pages = capacity.div_ceil(PAGE);
         let all = sequences * pages;
-        check(context, caches, kv, sequences, capacity)?;
+        check(context, graph, kv, sequences, capacity, slack)?;
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (i, &heads) in caches.iter().enumerate() {
-            let bytes = (all * PAGE) as u64 * row_bytes(heads, kv);
+            let pages = sequences * pages_of(graph, i, capacity, slack);
+            let bytes = (pages * PAGE) as u64 * row_bytes(heads, kv);
             // As many layers as were allocated before a failure tell what would fit.
             let help = would_fit(capacity * i / caches.len());
             keys.push(context.buffer(&format!("the keys of layer {i}"), bytes, &help)?);
             values.push(context.buffer(&format!("the values of layer {i}"), bytes, &help)?);
         }
+        let ring = |layer| {
+            let window = graph.window(layer);
+            ring_pages(window, slack, capacity).zip(window).map(|(pages, window)| (window, pages * PAGE))
+        };
+        let mut rings: Vec<_> = (0..caches.len()).filter_map(ring).collect();
+        rings.sort_unstable();
+        rings.dedup();
         Ok(Self {
+            rings,
+            written: vec![0; sequences],
             keys,
             values,
             pages,
@@ -88,6 +120,7 @@ impl KvCache {
         if tokens > self.capacity {
             return Err(Error::ContextFull { max: self.capacity });
         }
+        self.written[sequence] = self.written[sequence].max(tokens);
         let used = &mut self.used[sequence];
         while *used * PAGE < tokens {
             let page = self.free.pop().ok_or(Error::ContextFull { max: self.capacity })?;
@@ -97,20 +130,42 @@ impl KvCache {
         Ok(())
     }
 
-    /// Gives back the pages of a sequence that hold no position below `tokens`.
-    pub fn truncate(&mut self, sequence: usize, tokens: usize) {
+    /// Gives back the pages of a sequence that hold no position below `tokens`. Answers how many
+    /// tokens it still knows: `tokens`, or none where what a window now shows was overwritten by what
+    /// followed.
+    #[must_use]
+    pub fn truncate(&mut self, sequence: usize, tokens: usize) -> usize {
         let keep = tokens.div_ceil(PAGE);
         let used = &mut self.used[sequence];
         while *used > keep {
             *used -= 1;
             self.free.push(self.tables[sequence][*used]);
         }
+        // The next token sees this position and those after it.
+        let shows = |window: usize| (tokens + 1).saturating_sub(window);
+        let known = |&(window, holds): &(usize, usize)| self.written[sequence] <= shows(window) + holds;
+        if tokens > 0 && self.rings.iter().all(known) {
+            return tokens;
+        }
+        self.written[sequence] = 0;
+        0
     }
 }
 
 /// Refuses a context that can't fit, and says what would.
-fn check(context: &Context, caches: &[Heads], kv: KvFormat, sequences: usize, capacity: usize) -> Result<()> {
+fn check(
+    context: &Context,
+    graph: &Graph,
+    kv: KvFormat,
+    sequences: usize,
+    capacity: usize,
+    slack: usize,
+) -> Result<()> {
     let caps = context.caps();
+    // What grows with the context.
+    let whole = |i: &usize| ring_pages(graph.window(*i), slack, capacity).is_none();
+    let caches: Vec<Heads> = (0..graph.caches.len()).filter(whole).map(|i| graph.caches[i]).collect();
+    let caches = &caches;
     let widest = caches.iter().map(|&h| row_bytes(h, kv)).max().unwrap_or(0);
     let mut limits = vec![("the keys of one layer", widest, caps.max_storage_binding.min(caps.max_buffer))];
     // Other adapters' free memory is not told; a software adapter's is the machine's.

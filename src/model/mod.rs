@@ -364,16 +364,23 @@ impl Model {
         tokenizer.map_err(|(path, message)| Error::Tokenizer { path: path.clone(), message: message.clone() })
     }
 
-    /// The tables of each of the graph's rotations, for positions below `context`.
+    /// The tables of each of the graph's rotations, for positions below `context`, in texts of that
+    /// length.
     pub fn rope_tables(&self, context: usize) -> Result<Vec<Buffer>> {
         let table = |rope: &Rope| {
-            let table = rope.rotations(context).tables(context);
-            let bytes: &[u8] = bytemuck::cast_slice(&table);
-            let size = bytes.len() as u64;
-            let buffer = self.inner.context.buffer("the rotations", size, "choose a smaller context")?;
-            self.inner.context.write(&buffer, 0, bytes);
-            Ok(buffer)
+            let size = size_of_val(&rope.rotations(context).tables(context)[..]) as u64;
+            self.inner.context.buffer("the rotations", size, "choose a smaller context")
         };
-        self.inner.graph.ropes.iter().map(table).collect()
+        let tables = self.inner.graph.ropes.iter().map(table).collect::<Result<Vec<_>>>()?;
+        self.turn_by(&tables, context, context);
+        Ok(tables)
+    }
+
+    /// Fills [`rope_tables`](Self::rope_tables) for texts of `length` positions.
+    pub fn turn_by(&self, tables: &[Buffer], length: usize, context: usize) {
+        for (rope, buffer) in self.inner.graph.ropes.iter().zip(tables) {
+            let table = rope.rotations(length).tables(context);
+            self.inner.context.write(buffer, 0, bytemuck::cast_slice(&table));
+        }
     }
 }

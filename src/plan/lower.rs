@@ -8,7 +8,7 @@ use crate::kernels::pack::Order;
 use crate::kernels::{
     Dispatch, PAGE, Rows, activate, add, attention, attention_merge, attention_prefill, combine, embed, gemm,
     gemm_coop, gemm_merge, gemv, gemv_int8, gemv_lanes, gemv_staged, glu, group, head_norm, layer_norm,
-    permute, rms_norm, rope_kv, route, sample, sample_scan, tuning,
+    permute, ring_pages, rms_norm, rope_kv, route, sample, sample_scan, tuning,
 };
 use crate::plan::memory::{self, Memory};
 use crate::plan::{Kept, Launch, Plan, PlanOptions, Resource, Shard, SlotId, WeightLayout, Work, fuse, work};
@@ -170,7 +170,8 @@ impl Lowering<'_> {
             Op::RopeKv { layer, heads, rope } => {
                 let rotated = self.graph.rotated(rope);
                 let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
-                let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, kv };
+                let ring = self.ring(self.window(layer));
+                let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, ring, kv };
                 let bindings = vec![
                     input(0),
                     Resource::Rope(rope.map_or(0, |id| id.0)),
@@ -231,6 +232,22 @@ impl Lowering<'_> {
         }
     }
 
+    /// The window of the attention, fused or not, to a layer's cache.
+    fn window(&self, cache: usize) -> Option<usize> {
+        let window = |node: &Node| match node.op {
+            Op::Attention { layer, scores, .. } | Op::AttentionSplit { layer, scores, .. } => {
+                (layer == cache).then_some(scores.window)
+            }
+            _ => None,
+        };
+        self.graph.nodes.iter().find_map(window).flatten()
+    }
+
+    /// Pages of a layer with a window, where it does not have them all.
+    fn ring(&self, window: Option<usize>) -> Option<usize> {
+        ring_pages(window, self.options.slack?, self.options.context)
+    }
+
     /// The choice of the next tokens from the logits.
     fn choose(&mut self, logits: &Kept) {
         let (vocab, outputs) = (logits.width, self.options.max_outputs);
@@ -263,6 +280,7 @@ impl Lowering<'_> {
             scale: scores.scale,
             window: scores.window,
             cap: scores.cap,
+            ring: self.ring(scores.window),
             kv: self.options.kv,
             splits,
         };

@@ -30,6 +30,9 @@ pub struct PlanOptions {
     pub activations: Activations,
     /// Tokens that the cache holds.
     pub context: usize,
+    /// Positions beyond a window that its layer's pages hold, which are then used in turn
+    /// ([`ring_pages`](crate::kernels::ring_pages)); without, all layers have pages for all positions.
+    pub slack: Option<usize>,
     /// Names of nodes whose results stay readable after a step.
     pub keep: Vec<String>,
     /// Whether rewrite rules are applied; without them each node is its own launch.
@@ -48,6 +51,7 @@ impl PlanOptions {
             kv,
             activations: Activations::default(),
             context: 4096,
+            slack: None,
             keep: Vec::new(),
             fuse: true,
             choose: false,

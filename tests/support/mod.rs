@@ -58,10 +58,12 @@ pub fn load(context: &Context, path: &Path) -> Model {
 
 /// A session of `model` that rounds no activations.
 pub fn session(model: &Model, kv: KvFormat, context: usize, chunk: usize) -> Session {
+    model.session(&session_options(kv, context, chunk)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+pub fn session_options(kv: KvFormat, context: usize, chunk: usize) -> SessionOptions {
     let activations = Activations::F32;
-    let options =
-        SessionOptions { context: Some(context), kv, chunk: Some(chunk), activations, ..Default::default() };
-    model.session(&options).unwrap_or_else(|e| panic!("{e}"))
+    SessionOptions { context: Some(context), kv, chunk: Some(chunk), activations, ..Default::default() }
 }
 
 /// Feeds `ids` and then the likeliest token, `n` times.
