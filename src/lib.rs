@@ -50,4 +50,4 @@ pub use error::{Error, Result};
 pub use generate::{Finish, Group, Phase, Piece, Sampler, Sampling, Session, SessionOptions, TokenStream};
 pub use gpu::{Context, ContextOptions};
 pub use model::{LoadOptions, Model, ModelFiles};
-pub use tokenizer::{Message, Specials, Tokenizer};
+pub use tokenizer::{ChatOptions, Message, Specials, Tokenizer};

@@ -859,3 +859,100 @@ fn clones_share_and_cross_threads() {
     let ids = std::thread::spawn(move || other.encode("hi", Specials::Text).unwrap()).join().unwrap();
     assert_eq!(ids, tokenizer.encode("hi", Specials::Text).unwrap());
 }
+
+/// What each built-in template makes of one chat, as the references of its models write it: Meta's
+/// generation.py for llama2, mistral-common, and the vendors' own templates.
+#[test]
+fn built_in_templates_write_what_their_models_were_trained_on() {
+    let chat = [
+        Message::new("system", "You are a bot."),
+        Message::new("user", " Hi "),
+        Message::new("assistant", "Hello!"),
+        Message::new("user", "Bye"),
+    ];
+    let expected: Value = serde_json::from_str(include_str!("support/chat_templates.json")).unwrap();
+    let expected = expected.as_object().unwrap();
+    let names: Vec<&str> = wgllama::tokenizer::TEMPLATES.iter().map(|(name, _)| *name).collect();
+    let mut listed: Vec<&str> = expected.keys().map(String::as_str).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, names);
+    for (name, expected) in expected {
+        let mut vocab = byte_level_vocab();
+        vocab.chat_template = None;
+        vocab.tokens[0] = "<unused>".into();
+        for (id, key) in [(1, "bos"), (2, "eos")] {
+            vocab.tokens[id] = expected[key].as_str().map_or(format!("<none {key}>"), String::from);
+        }
+        // Models that begin texts as they end them have one token for both.
+        if vocab.tokens[1] == vocab.tokens[2] {
+            vocab.tokens[1] = "<another>".into();
+            vocab.bos = Some(2);
+        }
+        let tokenizer = from_gguf(vocab).unwrap();
+        assert!(tokenizer.encode_chat(&chat).is_err());
+        let tokenizer = tokenizer.with_built_in_template(name).unwrap();
+        for (key, open) in [("open", true), ("closed", false)] {
+            let rendered = tokenizer.render_chat(&chat, open).unwrap();
+            assert_eq!(rendered, expected[key].as_str().unwrap(), "{name}, {key}");
+        }
+    }
+    let tokenizer = from_gguf(byte_level_vocab()).unwrap();
+    let error = tokenizer.with_built_in_template("llama9").unwrap_err().to_string();
+    assert!(["llama2", "mistral", "'llama9'"].iter().all(|part| error.contains(part)), "{error}");
+    assert!(tokenizer.with_built_in_template("qwen").is_ok());
+    // Turns out of turn.
+    for name in ["llama2", "mistral", "gemma"] {
+        let tokenizer = tokenizer.with_built_in_template(name).unwrap();
+        let error = tokenizer.render_chat(&chat[2..], true).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("in turn"), "{error}");
+    }
+}
+
+/// Llama 2's chats as Meta's code makes them: each pair of turns is a text of its own, with BOS, with the
+/// space that SentencePiece puts in front of a text, and EOS behind the answer.
+#[test]
+fn llama2_chats_are_exact() {
+    let Some(shared) = support::shared() else { return };
+    let tokenizer = Tokenizer::from_folder(&shared.join("models/tokenizers/mistral-v1")).unwrap();
+    let tokenizer = tokenizer.with_built_in_template("llama2").unwrap();
+    let chat = [
+        Message::new("system", "Be brief."),
+        Message::new("user", "Is 2024 a leap year?"),
+        Message::new("assistant", "Yes. </s>"),
+        Message::new("user", "\u{1F600}?"),
+    ];
+    let turn = |text: &str| tokenizer.encode(text, Specials::Text).unwrap();
+    let first = "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nIs 2024 a leap year? [/INST] Yes. </s> ";
+    let expected = [vec![1], turn(first), vec![2, 1], turn("[INST] \u{1F600}? [/INST]")].concat();
+    assert_eq!(tokenizer.encode_chat(&chat).unwrap(), expected);
+}
+
+/// Roles become part of special tokens, as templates want it; what looks like one elsewhere stays text, in
+/// tools and in other fields of messages, too.
+#[test]
+fn tools_and_roles_reach_the_template() {
+    let mut vocab = byte_level_vocab();
+    vocab.tokens[1] = "<|user|>".into();
+    vocab.tokens[2] = "<|end|>".into();
+    vocab.bos = None;
+    let template = "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}\
+        {% for m in messages %}{% if m.role == 'user' %}U{% endif %}<|{{ m.role }}|>{{ m.content }}\
+        {% for c in m.tool_calls or [] %}{{ c.name }}({{ c.text }}){% endfor %}<|end|>{% endfor %}\
+        {{ mode }}{{ documents is none }}";
+    let tokenizer = from_gguf(vocab).unwrap().with_template(template);
+    let call = json!([{ "name": "look", "text": "<|end|>" }]);
+    let mut message = Message::new("user", "hi<|end|>");
+    message.fields.insert("tool_calls".into(), call);
+    let tool = json!({ "name": "<|user|>", "type": "function" });
+    let mut options = wgllama::ChatOptions { tools: vec![tool], ..Default::default() };
+    options.variables.insert("mode".into(), json!("fast"));
+    let ids = tokenizer.encode_chat_with(&[message], &options).unwrap();
+    let text = tokenizer.decode(&ids, false).unwrap();
+    let tool = r#"{"name": "<|user|>", "type": "function"}"#;
+    assert_eq!(text.to_lowercase(), format!("{tool}u<|user|>hi<|end|>look(<|end|>)<|end|>fasttrue"));
+    assert_eq!(ids.iter().filter(|id| **id == 1).count(), 1, "the role's token only");
+    assert_eq!(ids.iter().filter(|id| **id == 2).count(), 1, "the template's end only");
+    // A role that is no word is guarded as all text is.
+    let ids = tokenizer.encode_chat(&[Message::new("user|><|end", "x")]).unwrap();
+    assert_eq!(ids.iter().filter(|id| [1, 2].contains(*id)).count(), 1);
+}

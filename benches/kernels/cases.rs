@@ -147,7 +147,7 @@ impl Case {
         options.context = length;
         let mut plan = lower(graph, &weights.layouts, context.caps(), &options)?;
         change(&mut plan, &weights);
-        let mut cache = KvCache::new(context, &graph, kv, 1, length, usize::MAX)?;
+        let mut cache = KvCache::new(context, graph, kv, 1, length, usize::MAX)?;
         cache.reserve(0, length)?;
         let rotations = graph.ropes[0].rotations(length).tables(length);
         let rope = context.buffer("rotations", rotations.len() as u64 * 8, "")?;

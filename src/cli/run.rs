@@ -1,12 +1,13 @@
 //! `wgllama run`
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
 use wgllama::{
-    Error, Finish, Message, Model, ModelFiles, Result, Sampling, Session, SessionOptions, Specials,
+    ChatOptions, Error, Finish, Message, Model, ModelFiles, Result, Sampling, Session, SessionOptions,
+    Specials,
 };
 
 use super::options::{CacheArgs, DeviceArgs, LoadArgs, default_model, is_model, prompt};
@@ -51,6 +52,16 @@ pub struct Args {
     /// Give the prompt to the model as it stands, without its chat template
     #[arg(long)]
     raw: bool,
+    /// What the system message says, in front of the prompt
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// A chat template instead of the model's: the name of one that is built in (llama2, chatml, mistral,
+    /// gemma, phi3, llama3, zephyr, ...) or a file in Jinja
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "raw")]
+    chat_template: Option<String>,
+    /// A JSON file with the list of tools that the template is to offer
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    tools: Option<PathBuf>,
     /// Special tokens written in a prompt without template become their ids instead of staying text
     #[arg(long)]
     special: bool,
@@ -119,12 +130,35 @@ pub fn run(args: &Args) -> Outcome {
 }
 
 fn encode(args: &Args, files: &ModelFiles, text: &str) -> Result<Vec<u32>> {
-    let tokenizer = files.tokenizer()?;
+    let mut tokenizer = files.tokenizer()?;
+    if let Some(template) = &args.chat_template {
+        tokenizer = match template.ends_with(".jinja") || template.contains(std::path::MAIN_SEPARATOR) {
+            true => tokenizer.with_template(&read(Path::new(template))?),
+            false => tokenizer.with_built_in_template(template)?,
+        };
+    }
     if args.raw || !tokenizer.has_chat_template() {
+        if args.system.is_some() || args.tools.is_some() {
+            let message = "the model brings no chat template: name one (--chat-template)";
+            return Err(Error::ChatTemplate { message: message.to_string() });
+        }
         let specials = if args.special { Specials::Parse } else { Specials::Text };
         return tokenizer.encode_prompt(text, specials);
     }
-    tokenizer.encode_chat(&[Message { role: "user".to_string(), content: text.to_string() }])
+    let system = args.system.iter().map(|system| Message::new("system", system));
+    let messages: Vec<_> = system.chain([Message::new("user", text)]).collect();
+    let tools = match &args.tools {
+        None => Vec::new(),
+        Some(path) => serde_json::from_str(&read(path)?).map_err(|e| {
+            let message = format!("{}: expected a JSON list of tools: {e}", path.display());
+            Error::InvalidOption { name: "tools".to_string(), message }
+        })?,
+    };
+    tokenizer.encode_chat_with(&messages, &ChatOptions { tools, ..ChatOptions::default() })
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
 }
 
 /// A seed that nobody chose: the time.

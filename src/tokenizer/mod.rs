@@ -3,6 +3,7 @@
 //! this module owns which of its parts a model needs, the BOS rule, and the guard that keeps
 //! special tokens out of what a user wrote. It reads no GGUF file and knows no model.
 
+mod builtin;
 mod export;
 mod gguf;
 mod huggingface;
@@ -13,12 +14,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::{
     AddedToken, Decoder, DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
     Token, TokenizerImpl,
 };
 
+pub use builtin::TEMPLATES;
 pub use stream::DecodeStream;
 
 use crate::{Error, Result};
@@ -31,7 +34,7 @@ const MAX_ADDED: usize = 1 << 16;
 
 /// Texts of special tokens that end a turn or a document. Many files name only one end token,
 /// while the model was trained to write another of these at the end of an answer.
-const END_TEXTS: [&str; 7] = [
+const END_TEXTS: [&str; 11] = [
     "<|im_end|>",
     "<|eot_id|>",
     "<|eom_id|>",
@@ -39,6 +42,10 @@ const END_TEXTS: [&str; 7] = [
     "<end_of_turn>",
     "<|end_of_text|>",
     "<|endoftext|>",
+    "<|end_of_turn|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "[|endofturn|]",
+    "<|EOT|>",
 ];
 
 /// What a GGUF file says of its tokenizer. The caller fills it from the metadata.
@@ -86,23 +93,35 @@ pub enum Specials {
 /// One message of a chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the template knows.
+    /// `system`, `user`, `assistant`, `tool`, or what else the template knows.
     pub role: String,
     /// What was said.
     pub content: String,
+    /// What else the template may ask for: `tool_calls`, `tool_call_id`, `name`, `reasoning_content`.
+    pub fields: Map<String, Value>,
 }
 
 impl Message {
     /// A message of `role` that says `content`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), fields: Map::new() }
     }
+}
+
+/// What a chat template is given besides the messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChatOptions {
+    /// The tools that the model may call, as the template wants them: usually JSON schemas of functions.
+    pub tools: Vec<Value>,
+    /// Variables that some templates know, such as `enable_thinking`.
+    pub variables: Map<String, Value>,
 }
 
 /// A model's tokenizer. Cloning is cheap; clones share everything.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
+    template: Option<Arc<ChatTemplate>>,
 }
 
 /// The pipeline of the `tokenizers` crate around a shared model.
@@ -124,7 +143,8 @@ struct Inner {
     adds_bos: bool,
     ends: Vec<u32>,
     vocab_size: usize,
-    template: Option<ChatTemplate>,
+    /// Variables for templates: `bos_token`, `eos_token` and so on.
+    variables: Vec<(String, String)>,
 }
 
 /// What a loader hands over; [`Tokenizer::assemble`] makes a tokenizer of it.
@@ -145,7 +165,7 @@ struct Parts {
     adds_bos: bool,
     ends: Vec<u32>,
     template: Option<String>,
-    /// Variables for the template: `bos_token`, `eos_token` and so on.
+    /// Variables for templates: `bos_token`, `eos_token` and so on.
     variables: Vec<(String, String)>,
 }
 
@@ -207,9 +227,13 @@ impl Tokenizer {
             adds_bos: parts.adds_bos && parts.bos.is_some(),
             ends,
             vocab_size: parts.vocab_size,
-            template: parts.template.map(|source| ChatTemplate::new(source, parts.variables)),
+            variables: parts.variables,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let tokenizer = Self { inner: Arc::new(inner), template: None };
+        Ok(match parts.template {
+            Some(source) => tokenizer.with_template(&source),
+            None => tokenizer,
+        })
     }
 
     /// The ids of `text`, without BOS.
@@ -232,13 +256,26 @@ impl Tokenizer {
     /// text, so that a message can't end its own turn. BOS is there once if the template writes
     /// it or the model wants it.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.encode_chat_with(messages, &ChatOptions::default())
+    }
+
+    /// As [`encode_chat`](Self::encode_chat), with tools and variables; special tokens in tools stay text,
+    /// too.
+    pub fn encode_chat_with(&self, messages: &[Message], options: &ChatOptions) -> Result<Vec<u32>> {
         let table = &self.inner.specials;
-        let mark = self.template()?.free_mark(messages)?;
+        let mark = self.template()?.free_mark(messages, options)?;
         let guarded: Vec<Message> = messages
             .iter()
-            .map(|m| Message::new(table.guard(&m.role, mark), table.guard(&m.content, mark)))
+            .map(|m| Message {
+                // Templates write roles into special tokens, such as <|user|>.
+                role: table.guard_name(&m.role, mark),
+                content: table.guard(&m.content, mark),
+                fields: m.fields.iter().map(|(k, v)| (k.clone(), table.guard_value(v, mark))).collect(),
+            })
             .collect();
-        let rendered = self.render_chat(&guarded, true)?;
+        let tools = options.tools.iter().map(|tool| table.guard_value(tool, mark)).collect();
+        let options = ChatOptions { tools, variables: options.variables.clone() };
+        let rendered = self.template()?.render(&guarded, &options, true)?;
         let mut ids = Vec::new();
         let mut at_start = true;
         for segment in table.split(&rendered, mark) {
@@ -254,7 +291,7 @@ impl Tokenizer {
 
     /// The chat as the template writes it, special tokens included.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.template()?.render(messages, add_generation_prompt)
+        self.template()?.render(messages, &ChatOptions::default(), add_generation_prompt)
     }
 
     /// The text of `ids`. Ids that the vocabulary lacks are passed over; so are special tokens
@@ -306,9 +343,32 @@ impl Tokenizer {
         &self.inner.ends
     }
 
-    /// Whether the model brings a chat template. It may still fail to parse; rendering tells.
+    /// Whether there is a chat template. It may still fail to parse; rendering tells.
     pub fn has_chat_template(&self) -> bool {
-        self.inner.template.is_some()
+        self.template.is_some()
+    }
+
+    /// The same tokenizer with another chat template, in Jinja.
+    #[must_use]
+    pub fn with_template(&self, source: &str) -> Self {
+        let template = ChatTemplate::new(source.to_string(), self.inner.variables.clone());
+        Self { inner: self.inner.clone(), template: Some(Arc::new(template)) }
+    }
+
+    /// The same tokenizer with the chat template that is built in under a name: `llama2`, `chatml`,
+    /// `mistral`, `gemma`, `phi3`, `llama3`, `zephyr` and others, which the error for an unknown one lists.
+    pub fn with_built_in_template(&self, name: &str) -> Result<Self> {
+        let is_token = |text: &str| {
+            let added = self.inner.parse.get_added_vocabulary();
+            added.is_special_token(text)
+        };
+        match builtin::template(name, is_token) {
+            Some(source) => Ok(self.with_template(source)),
+            None => {
+                let known = builtin::names();
+                Err(Error::option("chat-template", format!("expected one of {known}, found '{name}'")))
+            }
+        }
     }
 
     /// What kind of tokenizer this is, for people: `byte-level BPE (smollm)`.
@@ -317,10 +377,8 @@ impl Tokenizer {
     }
 
     fn template(&self) -> Result<&ChatTemplate> {
-        self.inner
-            .template
-            .as_ref()
-            .ok_or_else(|| Error::ChatTemplate { message: "the model brings none".into() })
+        let none = || Error::ChatTemplate { message: "the model brings none".into() };
+        self.template.as_deref().ok_or_else(none)
     }
 
     fn run(&self, engine: &Engine, text: &str) -> Result<Vec<u32>> {

@@ -9,8 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, ErrorKind};
 use serde::Serialize;
+use serde_json::Value as Json;
 
-use super::Message;
+use super::{ChatOptions, Message};
 use crate::{Error, Result};
 
 /// Instructions that one rendering may take: a thousand times what long chats need, and spent
@@ -40,13 +41,33 @@ impl ChatTemplate {
         Self { environment, source: without_generation_tags(&source), variables }
     }
 
-    pub(super) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let messages: Vec<BTreeMap<&str, &str>> = messages
-            .iter()
-            .map(|m| BTreeMap::from([("role", m.role.as_str()), ("content", m.content.as_str())]))
-            .collect();
+    pub(super) fn render(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let message = |m: &Message| {
+            let own = [("role", m.role.as_str()), ("content", m.content.as_str())];
+            let own = own.map(|(key, value)| (key.to_string(), Value::from(value))).into_iter();
+            let fields = m.fields.iter().map(|(key, value)| (key.clone(), Value::from_serialize(value)));
+            own.chain(fields).collect::<BTreeMap<String, Value>>()
+        };
+        let messages: Vec<_> = messages.iter().map(message).collect();
         let mut context: BTreeMap<&str, Value> =
             self.variables.iter().map(|(name, value)| (name.as_str(), Value::from(value.as_str()))).collect();
+        // As Hugging Face has them: none, which is not undefined.
+        context.insert("documents", Value::from(()));
+        context.insert(
+            "tools",
+            match options.tools.as_slice() {
+                [] => Value::from(()),
+                tools => Value::from_serialize(tools),
+            },
+        );
+        for (name, value) in &options.variables {
+            context.insert(name, Value::from_serialize(value));
+        }
         context.insert("messages", Value::from_serialize(&messages));
         context.insert("add_generation_prompt", Value::from(add_generation_prompt));
         let template = self.environment.template_from_str(&self.source).map_err(template_error)?;
@@ -54,18 +75,34 @@ impl ChatTemplate {
     }
 
     /// A character that neither the template nor a message contains, to mark places with.
-    pub(super) fn free_mark(&self, messages: &[Message]) -> Result<char> {
+    pub(super) fn free_mark(&self, messages: &[Message], options: &ChatOptions) -> Result<char> {
+        let json = |value: &Json, mark: char| contains(value, mark);
         // Code points that no text should contain, then those for private use.
         ('\u{FDD0}'..='\u{FDEF}')
             .chain('\u{E000}'..='\u{F8FF}')
             .find(|&mark| {
                 !self.source.contains(mark)
                     && !self.variables.iter().any(|(_, value)| value.contains(mark))
-                    && !messages.iter().any(|m| m.role.contains(mark) || m.content.contains(mark))
+                    && !options.tools.iter().any(|tool| json(tool, mark))
+                    && !messages.iter().any(|m| {
+                        m.role.contains(mark)
+                            || m.content.contains(mark)
+                            || m.fields.values().any(|value| json(value, mark))
+                    })
             })
             .ok_or_else(|| Error::ChatTemplate {
                 message: "the messages use every private-use character there is".into(),
             })
+    }
+}
+
+/// Whether a string in `value` contains `mark`.
+fn contains(value: &Json, mark: char) -> bool {
+    match value {
+        Json::String(text) => text.contains(mark),
+        Json::Array(items) => items.iter().any(|item| contains(item, mark)),
+        Json::Object(fields) => fields.iter().any(|(key, value)| key.contains(mark) || contains(value, mark)),
+        Json::Null | Json::Bool(_) | Json::Number(_) => false,
     }
 }
 
@@ -282,6 +319,27 @@ impl SpecialTable {
             out.push(c);
         }
         out
+    }
+
+    /// As [`guard`](Self::guard), but for a plain word: templates compare names, and make tokens of them.
+    pub(super) fn guard_name(&self, text: &str, mark: char) -> String {
+        let plain = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+        if text.chars().all(plain) { text.to_string() } else { self.guard(text, mark) }
+    }
+
+    /// Guards the strings of a JSON value.
+    pub(super) fn guard_value(&self, value: &Json, mark: char) -> Json {
+        match value {
+            Json::String(text) => Json::String(self.guard_name(text, mark)),
+            Json::Array(items) => Json::Array(items.iter().map(|i| self.guard_value(i, mark)).collect()),
+            Json::Object(fields) => {
+                let guarded = |(key, value): (&String, &Json)| {
+                    (self.guard_name(key, mark), self.guard_value(value, mark))
+                };
+                Json::Object(fields.iter().map(guarded).collect())
+            }
+            other => other.clone(),
+        }
     }
 
     /// Whether a special token that begins before `text` could go on in it.
