@@ -247,6 +247,25 @@ fn tiny_models_of_each_family_equal_the_golden() {
     }
 }
 
+/// Tiny models that lie here: made as the others were, by transformers 5.24 in float64.
+#[test]
+fn own_tiny_models_equal_the_golden() {
+    let Some(gpu) = gpu() else { return };
+    for path in families() {
+        family(&path, &gpu);
+    }
+}
+
+/// The folders below `tests/families`.
+fn families() -> Vec<std::path::PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families");
+    let mut all: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    all.retain(|path| path.join("golden.safetensors").exists());
+    all.sort();
+    assert!(all.len() >= 6);
+    all
+}
+
 /// Folders like those of the families, wherever they come from: all below $WGLLAMA_FAMILIES.
 #[test]
 #[ignore = "needs models that are not in this repository"]

@@ -785,6 +785,45 @@ fn converted_families_give_the_same_logits() {
     refused(every_other, "no_rope_layers");
 }
 
+/// Tiny models of other families, with a tokenizer put beside them: norms less one, experts in tensors of
+/// their own, norms with offsets.
+#[test]
+fn converted_models_of_all_families_give_the_same_logits() {
+    let Some(gpu) = gpu() else { return };
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/families");
+    let mut folders = vec![own.join("starcoder2")];
+    if let Some(shared) = support::shared() {
+        folders.extend(
+            ["gemma", "gemma2", "gemma3", "mixtral"].map(|name| shared.join("models/families").join(name)),
+        );
+    }
+    let ids: Vec<u32> = (0..60).map(|i| 3 + i * 31 % 100).collect();
+    for folder in folders {
+        let with_tokenizer = tiny();
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(folder.join(name), with_tokenizer.path().join(name)).unwrap();
+        }
+        edit_config(&with_tokenizer, |config| {
+            // Windows that GGUF can't say of this family are as long as its texts.
+            if config["model_type"] == "starcoder2" {
+                config.insert("sliding_window".into(), json!(null));
+            }
+        });
+        // A token a byte is what these models have room for.
+        let tokenizer = with_tokenizer.path().join("tokenizer.json");
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&tokenizer).unwrap()).unwrap();
+        json["model"]["vocab"].as_object_mut().unwrap().retain(|_, id| id.as_u64().unwrap() < 256);
+        json["added_tokens"] = json!([]);
+        std::fs::write(&tokenizer, json.to_string()).unwrap();
+
+        let (_out, path, left) = converted(with_tokenizer.path(), Quantize::default());
+        assert!(left.is_empty(), "{left:?}");
+        let all = |path: &Path| session(&load(&gpu, path), KvFormat::F32, 64, 64).prefill_all(&ids).unwrap();
+        let (found, expected) = (all(&path), all(with_tokenizer.path()));
+        support::assert_close(&folder.display().to_string(), &found, &expected, 1e-5);
+    }
+}
+
 /// A real folder becomes the file that other software made of it.
 #[test]
 fn stories_converted_equals_the_file_of_others() {

@@ -29,7 +29,12 @@ pub struct ModelFiles {
     graph: Graph,
     /// Whether rows that turn together lie side by side: some converters to GGUF put them so.
     neighbours: bool,
+    /// What stands before the names of a model that is part of another, which sees images.
+    prefix: Option<&'static str>,
 }
+
+/// Prefixes that the names of a model's tensors may have as part of another, in place of `model.`.
+const PREFIXES: [&str; 2] = ["language_model.model.", "model.language_model."];
 
 impl ModelFiles {
     /// Opens a Hugging Face folder or a `.gguf` file and checks that every tensor is there
@@ -38,7 +43,10 @@ impl ModelFiles {
         let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         let (container, config) = if metadata.is_dir() {
             let json = JsonFile::open(&path.join("config.json"))?;
-            let config = Config::from_json(&json)?;
+            let config = match json.object("text_config")? {
+                Some(text) if architecture(json.str("model_type")?).is_err() => Config::from_json(&text)?,
+                _ => Config::from_json(&json)?,
+            };
             (Container::Folder(GroupedFolder::open(SafetensorsFolder::open(path)?, &json)?), config)
         } else if path.extension().is_some_and(|e| e == "safetensors") {
             let message = "give the folder that holds it, with its config.json".to_string();
@@ -55,9 +63,36 @@ impl ModelFiles {
         let neighbours = architecture.neighbours && matches!(container, Container::Gguf(_));
         let graph = (architecture.graph)(&config)?;
         let graph = ordered(graph, &container, path)?;
-        let files = Self { path: path.to_path_buf(), container, config, graph, neighbours };
+        let mut files = Self { path: path.to_path_buf(), container, config, graph, neighbours, prefix: None };
+        let names = files.source().names();
+        let found = |prefix: &&str| names.contains(&format!("{prefix}embed_tokens.weight").as_str());
+        files.prefix = PREFIXES.into_iter().find(found);
         files.check()?;
+        if let left @ [first, ..] = files.left_over().as_slice() {
+            log::warn!(
+                "{}: the model has no place for {} of the tensors, such as {first}: they are not used",
+                path.display(),
+                left.len(),
+            );
+            left.iter().for_each(|name| log::debug!("{name} is not used"));
+        }
         Ok(files)
+    }
+
+    /// Tensors that the model has no place for.
+    pub fn left_over(&self) -> Vec<String> {
+        let used = self.used();
+        let gguf = self.gguf().into_iter().flat_map(Gguf::left_out);
+        let all = self.source().names().into_iter().chain(gguf);
+        let known = |name: &&str| KNOWN.iter().any(|end| name.ends_with(end));
+        all.filter(|name| !used.contains(*name) && !known(name)).map(str::to_string).collect()
+    }
+
+    /// The tensors that the graph asks for.
+    fn used(&self) -> HashSet<String> {
+        let matrices = self.graph.weights.iter().flat_map(|w| &w.parts);
+        let parts = matrices.chain(self.graph.vectors.iter().flat_map(|v| &v.parts));
+        parts.map(|p| self.stored_name(&p.tensor)).collect()
     }
 
     /// The folder or file.
@@ -185,7 +220,11 @@ impl ModelFiles {
 
     pub(super) fn stored_name(&self, name: &str) -> String {
         match &self.container {
-            Container::Folder(_) => name.to_string(),
+            Container::Folder(_) => match (self.prefix, name.strip_prefix("model.")) {
+                (Some(prefix), Some(rest)) => format!("{prefix}{rest}"),
+                (Some("language_model.model."), None) => format!("language_model.{name}"),
+                _ => name.to_string(),
+            },
             Container::Gguf(_) => {
                 let own = architecture(&self.config.model_type).map_or(&[][..], |a| a.modules);
                 names::gguf(own, name)
@@ -225,10 +264,9 @@ impl ModelFiles {
     /// Biases that the graph has no place for: without them the text would be wrong, unless they are
     /// zero, as GPTQ's tools write them.
     fn unused_biases(&self) -> Vec<String> {
-        let matrices = self.graph.weights.iter().flat_map(|w| &w.parts);
-        let parts = matrices.chain(self.graph.vectors.iter().flat_map(|v| &v.parts));
-        let used: HashSet<String> = parts.map(|p| self.stored_name(&p.tensor)).collect();
-        let names = self.source().names().into_iter();
+        let used = self.used();
+        let own = |name: &&str| self.prefix.is_none_or(|prefix| name.starts_with(prefix));
+        let names = self.source().names().into_iter().filter(own);
         names
             .filter(|name| name.ends_with(".bias") && !used.contains(*name) && !self.is_zero(name))
             .map(|name| format!("{name}: found, but the configuration asks for no such bias"))
@@ -258,6 +296,15 @@ impl ModelFiles {
         Ok((0..rows).flat_map(|r| columns.iter().map(move |c| c[r])).collect())
     }
 }
+
+/// Ends of names that are no news: what was computed from the configuration, and read by other means.
+const KNOWN: [&str; 5] = [
+    "rotary_emb.inv_freq",
+    "rope_freqs.weight",
+    "rope_factors_short.weight",
+    "rope_factors_long.weight",
+    ".g_idx",
+];
 
 /// Whether a tensor has the rows and columns that are expected. Vectors may be stored in rows, such as
 /// the factors of heads, and matrices one after the other, such as those of experts.

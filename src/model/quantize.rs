@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
 use crate::files::{Gguf, GgufWriter};
-use crate::graph::Part;
+use crate::graph::{Part, WeightSpec};
 use crate::host::{HostTensor, TensorSource};
 use crate::model::grouped::ORDER;
 use crate::model::weights::convert;
@@ -133,12 +133,12 @@ impl Quantize {
         writer.vocab(&Tokenizer::vocab(from.path(), config.vocab_size)?);
 
         let graph = from.graph();
-        let matrices = graph.weights.iter().flat_map(|w| &w.parts);
         let gains = graph.vectors.iter().flat_map(|v| &v.parts);
         // Columns are put back in the order of the inputs, for which GGUF has no other.
-        let parts = matrices.chain(gains.filter(|part| !part.tensor.ends_with(ORDER)));
+        let gains = gains.filter(|part| !part.tensor.ends_with(ORDER)).map(|part| vec![part]);
         // A tensor of several parts has its rows as they are.
-        let parts = parts.filter(|part| part.first() == 0);
+        let stacks: Vec<Vec<&Part>> = graph.weights.iter().flat_map(stacks).chain(gains).collect();
+        let stacks: Vec<_> = stacks.into_iter().filter(|stack| stack[0].first() == 0).collect();
         // GGUF has whole factors where a folder has them less one.
         let shifted = graph.vectors.iter().filter(|v| v.shift != 0.0).flat_map(|v| {
             v.parts.iter().map(|part| {
@@ -152,22 +152,19 @@ impl Quantize {
         let own = own.into_iter().map(|(name, values)| Ok((name.to_string(), values)));
         let vectors: Vec<(String, Vec<f32>)> = shifted.chain(own).collect::<Result<_>>()?;
         let written: HashSet<&str> = vectors.iter().map(|(name, _)| name.as_str()).collect();
-        let tensors = parts
-            .clone()
-            .filter(|part| !written.contains(names::gguf(architecture.modules, &part.tensor).as_str()))
-            .map(|part| {
-                let (format, shape) = from.describe(&part.tensor)?;
-                let origin = Origin::Folder(from, part);
-                Ok(Stored { name: names::gguf(architecture.modules, &part.tensor), format, shape, origin })
-            })
-            .chain(vectors.iter().map(|(name, values)| {
-                let (name, shape) = (name.clone(), vec![values.len()]);
-                Ok(Stored { name, format: VECTORS, shape, origin: Origin::Values(from, values) })
-            }))
-            .collect::<Result<Vec<_>>>()?;
-        let used: HashSet<&str> = parts.clone().map(|part| part.tensor.as_str()).collect();
-        let left = from.tensors().into_iter().map(|(name, ..)| name).filter(|name| !used.contains(name));
-        let left = left.map(str::to_string).collect();
+        let folder = stacks.iter().map(|stack| {
+            let (format, shape) = from.describe(&stack[0].tensor)?;
+            let shape = if stack.len() > 1 { [vec![stack.len()], shape].concat() } else { shape };
+            let name = names::gguf(architecture.modules, &of_all(&stack[0].tensor, stack.len()));
+            Ok(Stored { name, format, shape, origin: Origin::Folder(from, stack) })
+        });
+        let vectors = vectors.iter().map(|(name, values)| {
+            let (name, shape) = (name.clone(), vec![values.len()]);
+            Ok(Stored { name, format: VECTORS, shape, origin: Origin::Values(from, values) })
+        });
+        let folder = folder.filter(|t| !matches!(t, Ok(t) if written.contains(t.name.as_str())));
+        let tensors = folder.chain(vectors).collect::<Result<Vec<_>>>()?;
+        let left = from.left_over();
         self.finish(writer, &tensors, out, path, progress)?;
         Ok(left)
     }
@@ -198,6 +195,20 @@ impl Quantize {
     }
 }
 
+/// The tensors of a matrix, those of experts that GGUF has as one together.
+fn stacks(spec: &WeightSpec) -> Vec<Vec<&Part>> {
+    let n = spec.matrix_parts();
+    match spec.matrices {
+        1 => spec.parts.iter().map(|part| vec![part]).collect(),
+        _ => (0..n).map(|kind| spec.parts.iter().skip(kind).step_by(n).collect()).collect(),
+    }
+}
+
+/// The name of a tensor of all experts, from that of the first one's.
+fn of_all(name: &str, experts: usize) -> String {
+    if experts > 1 { name.replacen(".experts.0.", ".experts.", 1) } else { name.to_string() }
+}
+
 /// Keys of what a new file says of itself.
 const OWN: [&str; 3] = ["general.file_type", "general.quantization_version", "general.alignment"];
 
@@ -216,8 +227,8 @@ struct Stored<'a> {
 enum Origin<'a> {
     /// As they are.
     Gguf(&'a Gguf, &'a str),
-    /// With rows in the order of GGUF.
-    Folder(&'a ModelFiles, &'a Part),
+    /// With rows in the order of GGUF, and the matrices of experts one after the other.
+    Folder(&'a ModelFiles, &'a [&'a Part]),
     /// A vector that is no tensor of the folder.
     Values(&'a ModelFiles, &'a [f32]),
 }
@@ -230,13 +241,18 @@ impl Origin<'_> {
         }
     }
 
-    fn tensor(&self) -> Result<HostTensor<'_>> {
+    /// Parts that follow one another.
+    fn parts(&self) -> usize {
+        if let Self::Folder(_, parts) = self { parts.len() } else { 1 }
+    }
+
+    fn tensor(&self, part: usize) -> Result<HostTensor<'_>> {
         match self {
             Self::Gguf(gguf, name) => gguf.tensor(name).ok_or_else(|| Error::Tensors {
                 path: gguf.path().to_path_buf(),
                 problems: vec![format!("{name}: missing")],
             }),
-            Self::Folder(files, part) => files.tensor(&part.tensor),
+            Self::Folder(files, parts) => files.tensor(&parts[part].tensor),
             Self::Values(_, values) => Ok(HostTensor {
                 format: VECTORS,
                 shape: vec![values.len()],
@@ -246,26 +262,30 @@ impl Origin<'_> {
     }
 
     /// Where the values of a row belong, if not where they are.
-    fn input_order(&self) -> Option<&[u32]> {
+    fn input_order(&self, part: usize) -> Option<&[u32]> {
         match self {
             Self::Gguf(..) | Self::Values(..) => None,
-            Self::Folder(files, part) => files.input_order(&part.tensor),
+            Self::Folder(files, parts) => files.input_order(&parts[part].tensor),
         }
     }
 
     /// The stored row that becomes row `row`.
-    fn row(&self, row: usize) -> usize {
+    fn row(&self, part: usize, row: usize) -> usize {
         match self {
             Self::Gguf(..) | Self::Values(..) => row,
-            Self::Folder(files, part) => files.gguf_row(part, row),
+            Self::Folder(files, parts) => files.gguf_row(parts[part], row),
         }
     }
 }
 
 impl Stored<'_> {
     fn write(&self, format: WeightFormat, out: &mut impl Write, path: &Path) -> Result<()> {
+        (0..self.origin.parts()).try_for_each(|part| self.write_part(part, format, out, path))
+    }
+
+    fn write_part(&self, part: usize, format: WeightFormat, out: &mut impl Write, path: &Path) -> Result<()> {
         let failed = |e| Error::io(path, e);
-        let tensor = self.origin.tensor()?;
+        let tensor = self.origin.tensor(part)?;
         if format == tensor.format && !matches!(self.origin, Origin::Folder(..)) {
             return out.write_all(&tensor.bytes).map_err(failed);
         }
@@ -276,11 +296,11 @@ impl Stored<'_> {
             (_, []) => 1,
         };
         let row_bytes = tensor.bytes.len() / rows.max(1);
-        let row = |row| &tensor.bytes[self.origin.row(row) * row_bytes..][..row_bytes];
+        let row = |row| &tensor.bytes[self.origin.row(part, row) * row_bytes..][..row_bytes];
         let rows: Vec<&[u8]> = (0..rows).map(row).collect();
         for rows in rows.chunks((CHUNK / row_bytes.max(1)).max(1)) {
             let convert = |row: &&[u8]| {
-                convert(&tensor, (self.origin.path(), &self.name), row, self.origin.input_order(), format)
+                convert(&tensor, (self.origin.path(), &self.name), row, self.origin.input_order(part), format)
             };
             for (_, row) in native::parallel(rows, convert) {
                 out.write_all(&row?).map_err(failed)?;
