@@ -49,5 +49,5 @@ pub use dtype::{Activations, KvFormat, WeightFormat};
 pub use error::{Error, Result};
 pub use generate::{Finish, Group, Phase, Piece, Sampler, Sampling, Session, SessionOptions, TokenStream};
 pub use gpu::{Context, ContextOptions};
-pub use model::{LoadOptions, Model, ModelFiles};
+pub use model::{LoadOptions, Lora, Model, ModelFiles};
 pub use tokenizer::{ChatOptions, Message, Specials, Tokenizer};

@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use support::{Golden, assert_close, assert_greedy, gpu, greedy, load, session, shared, smollm2};
-use wgllama::{KvFormat, Model};
+use wgllama::{KvFormat, LoadOptions, Lora, Model};
 
 /// One prompt of a golden file: last logits within `tolerance`, greedy ids equal while the
 /// margin exceeds `margin`.
@@ -264,6 +264,34 @@ fn families() -> Vec<std::path::PathBuf> {
     all.sort();
     assert!(all.len() >= 6);
     all
+}
+
+/// Adapters that PEFT wrote, alone and together, against a model that they were merged into in float64.
+#[test]
+fn adapters_equal_merged_models() {
+    let Some(gpu) = gpu() else { return };
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let base = tests.join("families/llama-dynamic-rope");
+    let adapter = |name: &str, scale| Lora::open(&tests.join("adapters").join(name), scale).unwrap();
+    for (golden, adapters) in [
+        ("golden", vec![adapter("one", 1.0)]),
+        ("golden-two", vec![adapter("two", 1.0)]),
+        ("golden-both", vec![adapter("one", 0.5), adapter("two", 1.0)]),
+    ] {
+        let golden = Golden::open(&tests.join("adapters").join(format!("{golden}.safetensors")));
+        let ids = golden.ids("input_ids");
+        let options = LoadOptions { adapters: &adapters, ..LoadOptions::default() };
+        let model = Model::load(&gpu, &base, &options).unwrap();
+        let plain = load(&gpu, &base);
+        // Two thin matrices for each of the adapted.
+        let more = model.graph().weights.len() - plain.graph().weights.len();
+        assert_eq!(more, if adapters.len() == 1 && adapters[0].modules().count() == 4 { 4 } else { 16 });
+        let mut session = session(&model, KvFormat::F32, 256, 64);
+        let logits = session.prefill_all(&ids).unwrap();
+        assert_close("adapted", &logits, &golden.floats("logits"), 1e-3);
+        session.truncate(0);
+        assert_eq!(greedy(&mut session, &ids, 16), golden.ids("greedy"));
+    }
 }
 
 /// Folders like those of the families, wherever they come from: all below $WGLLAMA_FAMILIES.

@@ -21,7 +21,7 @@ use wgllama::host::TensorSource;
 use wgllama::model::Quantize;
 use wgllama::model::kv::bytes_per_token;
 use wgllama::{
-    Context, ContextOptions, Error, Finish, KvFormat, LoadOptions, Model, ModelFiles, Phase, Sampling,
+    Context, ContextOptions, Error, Finish, KvFormat, LoadOptions, Lora, Model, ModelFiles, Phase, Sampling,
     Session, SessionOptions, WeightFormat, quant,
 };
 
@@ -54,10 +54,13 @@ fn with_config(edit: impl FnOnce(&mut Map<String, Value>)) -> TempDir {
 }
 
 fn edit_config(folder: &TempDir, edit: impl FnOnce(&mut Map<String, Value>)) {
-    let path = folder.path().join("config.json");
-    let mut config = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    edit(&mut config);
-    std::fs::write(&path, serde_json::to_vec(&config).unwrap()).unwrap();
+    edit_json(&folder.path().join("config.json"), edit);
+}
+
+fn edit_json(path: &Path, edit: impl FnOnce(&mut Map<String, Value>)) {
+    let mut json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    edit(&mut json);
+    std::fs::write(path, serde_json::to_vec(&json).unwrap()).unwrap();
 }
 
 /// The tiny model with one key of its configuration set.
@@ -81,7 +84,11 @@ struct Stored {
 }
 
 fn read_tensors(folder: &Path) -> Vec<Stored> {
-    let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
+    read_tensors_of(&folder.join("model.safetensors"))
+}
+
+fn read_tensors_of(file: &Path) -> Vec<Stored> {
+    let bytes = std::fs::read(file).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let stored = |(name, view): (String, TensorView<'_>)| Stored {
         name,
@@ -822,6 +829,142 @@ fn converted_models_of_all_families_give_the_same_logits() {
         let (found, expected) = (all(&path), all(with_tokenizer.path()));
         support::assert_close(&folder.display().to_string(), &found, &expected, 1e-5);
     }
+}
+
+/// A PEFT folder with random factors of rank 3 for tensors of the given shapes, and alpha 6.
+fn adapter(tensors: &[(&str, usize, usize)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({ "peft_type": "LORA", "r": 3, "lora_alpha": 6, "bias": "none" });
+    std::fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+    let mut stored = Vec::new();
+    for (i, (name, rows, cols)) in tensors.iter().enumerate() {
+        for (kind, shape) in [("A", vec![3, *cols]), ("B", vec![*rows, 3])] {
+            let len: usize = shape.iter().product();
+            let value = |j: usize| ((j * 37 + i * 11 + kind.len()) % 23) as f32 / 60.0 - 0.19;
+            let bytes = (0..len).flat_map(|j| value(j).to_le_bytes()).collect();
+            let name = format!("base_model.model.{name}.lora_{kind}.weight");
+            stored.push(Stored { name, dtype: Dtype::F32, shape, bytes });
+        }
+    }
+    write_tensors(&folder.path().join("adapter_model.safetensors"), &stored);
+    folder
+}
+
+/// The model with the adapter's products added to its weights: 6 / 3 B A times `scale`.
+fn merged(folder: &TempDir, adapter: &TempDir, scale: f32) -> TempDir {
+    let floats = |bytes: &[u8]| -> Vec<f32> {
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let factors = read_tensors_of(&adapter.path().join("adapter_model.safetensors"));
+    let mut tensors = read_tensors(folder.path());
+    for tensor in &mut tensors {
+        let module = tensor.name.trim_end_matches(".weight");
+        let factor = |kind: &str| {
+            let name = format!("base_model.model.{module}.lora_{kind}.weight");
+            factors.iter().find(|t| t.name == name).map(|t| floats(&t.bytes))
+        };
+        let (Some(a), Some(b)) = (factor("A"), factor("B")) else { continue };
+        let (rows, cols) = (tensor.shape[0], tensor.shape[1]);
+        let mut values = floats(&tensor.bytes);
+        for (r, c) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
+            let sum: f32 = (0..3).map(|i| b[r * 3 + i] * a[i * cols + c]).sum();
+            values[r * cols + c] += 2.0 * scale * sum;
+        }
+        tensor.bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    }
+    let out = tiny();
+    std::fs::copy(folder.path().join("config.json"), out.path().join("config.json")).unwrap();
+    write_tensors(&out.path().join("model.safetensors"), &tensors);
+    out
+}
+
+/// Adapters for tensors that are joined, halves that turn, and rows that alternate; on a folder, on the
+/// GGUF file that it becomes, whose rows lie otherwise, and in Phi's joined tensors.
+#[test]
+fn adapters_equal_merged_weights() {
+    let Some(gpu) = gpu() else { return };
+    let of_type = |model_type: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        Tiny { biases: false, layers: 5, ..Tiny::default() }.write(folder.path()).unwrap();
+        edit_config(&folder, |config| {
+            config.insert("model_type".into(), json!(model_type));
+        });
+        folder
+    };
+    let plain = of_type("llama");
+    let own = adapter(&[
+        ("model.layers.0.self_attn.k_proj", 20, 48),
+        ("model.layers.0.self_attn.q_proj", 60, 48),
+        ("model.layers.1.mlp.up_proj", 100, 48),
+        ("model.layers.1.self_attn.o_proj", 48, 60),
+        ("lm_head", 258, 48),
+    ]);
+    let phi = joined(&of_type("phi3"));
+    let for_phi = adapter(&[
+        ("model.layers.0.self_attn.qkv_proj", 100, 48),
+        ("model.layers.1.mlp.gate_up_proj", 200, 48),
+    ]);
+    for (folder, adapter) in [(&plain, &own), (&phi, &for_phi)] {
+        let expected = logits(&gpu, merged(folder, adapter, 0.5).path());
+        let lora = [Lora::open(adapter.path(), 0.5).unwrap()];
+        let (_out, gguf, _) = converted(folder.path(), Quantize::default());
+        for path in [folder.path(), &gguf] {
+            let options = LoadOptions { adapters: &lora, ..LoadOptions::default() };
+            let model = wgllama::Model::load(&gpu, path, &options).unwrap();
+            let mut session = session(&model, KvFormat::F32, 64, 64);
+            let found = session.prefill_all(&IDS).unwrap();
+            session.truncate(0);
+            session.prefill(&IDS).unwrap();
+            let last = &expected[expected.len() - model.config().vocab_size..];
+            assert_close("the last alone", session.logits().unwrap(), last, 1e-4);
+            assert_close(&path.display().to_string(), &found, &expected, 1e-4);
+            assert!(max_error(&found, &logits(&gpu, path)).0 > 0.05, "the adapter changes something");
+        }
+    }
+}
+
+#[test]
+fn adapters_that_make_no_sense_are_refused() {
+    let files = || ModelFiles::open(tiny().path()).unwrap();
+    let q = ("model.layers.0.self_attn.q_proj", 60, 48);
+    let apply = |folder: &TempDir| files().with_adapters(&[Lora::open(folder.path(), 1.0)?]);
+    assert!(apply(&adapter(&[q])).is_ok());
+    assert_error!(
+        apply(&adapter(&[q, ("model.layers.9.self_attn.q_proj", 60, 48)])),
+        Tensors,
+        "layers.9",
+        "no such"
+    );
+    assert_error!(
+        apply(&adapter(&[("model.layers.0.self_attn.q_proj", 61, 48)])),
+        Tensors,
+        "60 by 48",
+        "61 by 48"
+    );
+    for (key, value) in [
+        ("peft_type", json!("LOHA")),
+        ("use_dora", json!(true)),
+        ("bias", json!("all")),
+        ("modules_to_save", json!(["lm_head"])),
+        ("alpha_pattern", json!({ ".*q_proj": 3 })),
+    ] {
+        let folder = adapter(&[q]);
+        edit_json(&folder.path().join("adapter_config.json"), |config| {
+            config.insert(key.into(), value.clone());
+        });
+        assert_error!(apply(&folder), Config, "adapter_config.json", key.split('_').next().unwrap());
+    }
+    for (from, to) in [("lora_A", "lora_C"), ("lora_B", "lora_magnitude_vector")] {
+        let folder = adapter(&[q]);
+        let mut tensors = read_tensors_of(&folder.path().join("adapter_model.safetensors"));
+        tensors.iter_mut().for_each(|t| t.name = t.name.replace(from, to));
+        write_tensors(&folder.path().join("adapter_model.safetensors"), &tensors);
+        assert_error!(apply(&folder), Tensors, "q_proj.lora_", "adapter_model.safetensors");
+    }
+    let folder = adapter(&[q]);
+    assert_error!(Lora::open(folder.path(), f32::NAN), InvalidOption, "lora", "NaN");
+    std::fs::remove_file(folder.path().join("adapter_model.safetensors")).unwrap();
+    assert_error!(apply(&folder), Io, "adapter_model.safetensors");
 }
 
 /// A real folder becomes the file that other software made of it.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use wgllama::{ModelFiles, Result, Session, SessionOptions, Specials};
+use wgllama::{Result, Session, SessionOptions, Specials};
 
 use super::options::{CacheArgs, DeviceArgs, LoadArgs, prompt};
 use super::output::Output;
@@ -33,7 +33,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let files = ModelFiles::open(&args.model)?;
+    let files = args.load.open(&args.model)?;
     let ids = match &args.prompt {
         Some(text) => files.tokenizer()?.encode_prompt(&prompt(text)?, Specials::Text)?,
         None => args.tokens.clone(),

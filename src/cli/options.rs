@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgllama::caps::AdapterKind;
 use wgllama::model::{Config, presets};
 use wgllama::{
-    Activations, Context, ContextOptions, Error, KvFormat, LoadOptions, Model, ModelFiles, Result,
+    Activations, Context, ContextOptions, Error, KvFormat, LoadOptions, Lora, Model, ModelFiles, Result,
     SessionOptions, WeightFormat,
 };
 
@@ -134,9 +134,23 @@ pub struct LoadArgs {
     /// Quantise weights stored in f32, f16 or bf16 while they are loaded [example: q4_k]
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
     quantize: Option<String>,
+    /// A folder of PEFT with a LoRA adapter, and what it is taken times; several are added up
+    #[arg(long, value_name = "DIR[:SCALE]")]
+    lora: Vec<String>,
 }
 
 impl LoadArgs {
+    /// Opens a model with its adapters.
+    pub fn open(&self, path: &Path) -> Result<ModelFiles> {
+        let adapter = |text: &String| {
+            let scaled = text.rsplit_once(':').and_then(|(dir, scale)| Some((dir, scale.parse().ok()?)));
+            let (dir, scale) = scaled.unwrap_or((text, 1.0));
+            Lora::open(Path::new(dir), scale)
+        };
+        let adapters = self.lora.iter().map(adapter).collect::<Result<Vec<_>>>()?;
+        ModelFiles::open(path)?.with_adapters(&adapters)
+    }
+
     /// Loads a model and says how long it took, in seconds; a bar shows progress on a terminal.
     pub fn load(&self, context: &Context, files: &ModelFiles) -> Result<(Model, f64)> {
         let start = Instant::now();
@@ -146,7 +160,7 @@ impl LoadArgs {
             bar.set_position(done);
         };
         let quantize = self.quantize.as_deref().map(str::parse).transpose()?;
-        let options = LoadOptions { progress: Some(&progress), quantize };
+        let options = LoadOptions { progress: Some(&progress), quantize, ..Default::default() };
         let model = Model::from_files(context, files, &options)?;
         bar.finish_and_clear();
         Ok((model, start.elapsed().as_secs_f64()))

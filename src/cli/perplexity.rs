@@ -41,7 +41,7 @@ pub struct Args {
 const WINDOW: usize = 512;
 
 pub fn run(args: &Args) -> Outcome {
-    let files = ModelFiles::open(&args.model)?;
+    let files = args.load.open(&args.model)?;
     match &args.kl {
         Some(path) => divergence(args, &files, path),
         None => perplexity(args, &files),

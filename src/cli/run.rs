@@ -101,7 +101,7 @@ pub fn run(args: &Args) -> Outcome {
         None => (default_model()?, &args.first),
     };
     let text = prompt(text)?;
-    let files = ModelFiles::open(Path::new(&path))?;
+    let files = args.load.open(Path::new(&path))?;
     let ids = encode(args, &files, &text)?;
     let sampling = Sampling {
         temperature: args.temperature,

@@ -272,6 +272,13 @@ impl Graph {
         self.add_scaled(name, a, b, 1.0)
     }
 
+    /// a + b, where both have rows of the same kind.
+    fn add_rows(&mut self, name: &str, a: NodeId, b: NodeId) -> Result<NodeId> {
+        let (width, rows) = (self.nodes[a.0].width, self.nodes[a.0].rows);
+        self.expect(name, "width of the second operand", width, self.nodes[b.0].width)?;
+        Ok(self.push(name, Op::Add { scale: 1.0 }, vec![a, b], width, rows))
+    }
+
     /// a + scale b.
     pub fn add_scaled(&mut self, name: &str, a: NodeId, b: NodeId, scale: f32) -> Result<NodeId> {
         let width = self.nodes[a.0].width;
@@ -286,6 +293,42 @@ impl Graph {
         let (width, rows) = (self.nodes[x.0].width, self.nodes[x.0].rows);
         self.expect(name, "length of the order", width, self.vectors[order.0].len())?;
         Ok(self.push(name, Op::Permute { order }, vec![x], width, rows))
+    }
+
+    /// The same graph with B (A x) added to those products W x for which `factors` has an A and a B.
+    pub fn with_additions(
+        &self,
+        mut factors: impl FnMut(&str, &WeightSpec) -> Result<Option<(WeightSpec, WeightSpec)>>,
+    ) -> Result<Self> {
+        let mut graph = Self { nodes: Vec::new(), ..self.clone() };
+        let mut places: Vec<NodeId> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let mut node = node.clone();
+            node.inputs.iter_mut().for_each(|input| *input = places[input.0]);
+            let found = match node.op {
+                Op::Linear { weight, .. } => factors(&node.name, &self.weights[weight.0])?,
+                _ => None,
+            };
+            let (name, mut x) = (node.name.clone(), node.inputs.first().copied());
+            if found.is_some() {
+                // The sum has the name.
+                node.name.push_str(".base");
+            }
+            graph.nodes.push(node);
+            if let Some(((a, b), x)) = found.zip(x.as_mut()) {
+                // A knows the columns in their own order.
+                if let Op::Permute { .. } = graph.nodes[x.0].op {
+                    *x = graph.nodes[x.0].inputs[0];
+                }
+                let y = NodeId(graph.nodes.len() - 1);
+                let (a, b) = (graph.weight(a)?, graph.weight(b)?);
+                let low = graph.linear(&format!("{name}.lora_a"), *x, a, None)?;
+                let low = graph.linear(&format!("{name}.lora_b"), low, b, None)?;
+                graph.add_rows(&name, y, low)?;
+            }
+            places.push(NodeId(graph.nodes.len() - 1));
+        }
+        Ok(graph)
     }
 
     /// The same graph with the inputs of those matrices permuted that `order` has an order for.

@@ -11,22 +11,22 @@ params! {
 
 kernel!(ADD, "add", AddParams, [a: Read, b: Read, y: Write], variants);
 
-fn variant(wg: u32) -> Variant {
-    Variant::new(&ADD, &[Part::Step, Part::LaneThread], &[("WG", wg)])
+fn variant(rows: Rows, wg: u32) -> Variant {
+    Variant::new(&ADD, &[Part::Step, Part::rows(rows), Part::LaneThread], &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
-    vec![variant(tuning::flat(caps))]
+    [Rows::Tokens, Rows::Outputs].map(|rows| variant(rows, tuning::flat(caps))).to_vec()
 }
 
-/// One invocation for four values of a row of `width`.
-pub fn select(width: usize, scale: f32, caps: &Caps) -> Dispatch {
+/// One invocation for four values of each of `rows` rows of `width`.
+pub fn select(width: usize, scale: f32, rows: Rows, caps: &Caps) -> Dispatch {
     let wg = tuning::flat(caps);
     let quads = padded(width) as u32 / 4;
     Dispatch {
-        variant: variant(wg),
+        variant: variant(rows, wg),
         params: AddParams { quads, scale }.words(),
         grid: Grid::Flat { per_row: quads, per_group: wg },
-        rows: Rows::Tokens,
+        rows,
     }
 }

@@ -12,7 +12,8 @@ use crate::graph::reference::Source;
 use crate::graph::{Graph, Part, RowOrder, VectorId, VectorSpec, WeightId, WeightSpec};
 use crate::host::{HostTensor, TensorSource};
 use crate::model::grouped::{GroupedFolder, ORDER};
-use crate::model::{Config, architecture, names};
+use crate::model::lora::{Added, Lora};
+use crate::model::{Config, architecture, lora, names};
 use crate::quant;
 use crate::tokenizer::Tokenizer;
 
@@ -31,6 +32,8 @@ pub struct ModelFiles {
     neighbours: bool,
     /// What stands before the names of a model that is part of another, which sees images.
     prefix: Option<&'static str>,
+    /// The matrices of adapters.
+    added: Added,
 }
 
 /// Prefixes that the names of a model's tensors may have as part of another, in place of `model.`.
@@ -63,7 +66,15 @@ impl ModelFiles {
         let neighbours = architecture.neighbours && matches!(container, Container::Gguf(_));
         let graph = (architecture.graph)(&config)?;
         let graph = ordered(graph, &container, path)?;
-        let mut files = Self { path: path.to_path_buf(), container, config, graph, neighbours, prefix: None };
+        let mut files = Self {
+            path: path.to_path_buf(),
+            container,
+            config,
+            graph,
+            neighbours,
+            prefix: None,
+            added: Added::new(),
+        };
         let names = files.source().names();
         let found = |prefix: &&str| names.contains(&format!("{prefix}embed_tokens.weight").as_str());
         files.prefix = PREFIXES.into_iter().find(found);
@@ -77,6 +88,15 @@ impl ModelFiles {
             left.iter().for_each(|name| log::debug!("{name} is not used"));
         }
         Ok(files)
+    }
+
+    /// The same model with what `adapters` add to its products.
+    pub fn with_adapters(mut self, adapters: &[Lora]) -> Result<Self> {
+        if !adapters.is_empty() {
+            let row = |part: &Part, row: usize| part.first() + turned_row(part.order, row);
+            (self.graph, self.added) = lora::adapted(&self.graph, adapters, row)?;
+        }
+        Ok(self)
     }
 
     /// Tensors that the model has no place for.
@@ -146,12 +166,18 @@ impl ModelFiles {
 
     /// The tensor that Hugging Face calls `name`.
     pub fn tensor(&self, name: &str) -> Result<HostTensor<'_>> {
+        if let Some(added) = lora::tensor(&self.added, name) {
+            return Ok(added);
+        }
         let stored = self.stored_name(name);
         self.source().tensor(&stored).ok_or_else(|| self.missing(&stored))
     }
 
     /// Format and shape of the tensor that Hugging Face calls `name`.
     pub fn describe(&self, name: &str) -> Result<(WeightFormat, Vec<usize>)> {
+        if let Some((shape, _)) = self.added.get(name) {
+            return Ok((WeightFormat::F32, shape.clone()));
+        }
         let stored = self.stored_name(name);
         self.source().describe(&stored).ok_or_else(|| self.missing(&stored))
     }
@@ -161,6 +187,11 @@ impl ModelFiles {
             path: self.path.clone(),
             problems: vec![format!("{stored}: missing")],
         })
+    }
+
+    /// Whether a tensor is an adapter's.
+    pub fn is_added(&self, name: &str) -> bool {
+        self.added.contains_key(name)
     }
 
     /// The formats of a matrix's parts.
@@ -176,18 +207,7 @@ impl ModelFiles {
 
     /// Row of the stored tensor that is row `row` of `part`.
     pub fn stored_row(&self, part: &Part, row: usize) -> usize {
-        part.first()
-            + match part.order {
-                RowOrder::Rotary { head_dim, rotated } if !self.neighbours => {
-                    let (head, within) = (row / head_dim, row % head_dim);
-                    if within < rotated {
-                        head * head_dim + within / 2 + within % 2 * (rotated / 2)
-                    } else {
-                        row
-                    }
-                }
-                _ => row,
-            }
+        part.first() + if self.neighbours { row } else { turned_row(part.order, row) }
     }
 
     fn source(&self) -> &dyn TensorSource {
@@ -294,6 +314,17 @@ impl ModelFiles {
         }
         let rows = columns.first().map_or(0, Vec::len);
         Ok((0..rows).flat_map(|r| columns.iter().map(move |c| c[r])).collect())
+    }
+}
+
+/// Row of a tensor of Hugging Face's that is row `row` in an order.
+fn turned_row(order: RowOrder, row: usize) -> usize {
+    match order {
+        RowOrder::Rotary { head_dim, rotated } if row % head_dim < rotated => {
+            let (head, within) = (row / head_dim, row % head_dim);
+            head * head_dim + within / 2 + within % 2 * (rotated / 2)
+        }
+        _ => row,
     }
 }
 

@@ -11,6 +11,7 @@ mod gemma3;
 mod granite;
 mod grouped;
 pub mod kv;
+mod lora;
 mod mistral;
 mod mixtral;
 mod names;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 pub use config::{Config, Experts, HeadNorms, NormKind, Norms, Unwritable};
 pub use files::ModelFiles;
 pub use kv::KvCache;
+pub use lora::Lora;
 pub use quantize::Quantize;
 pub use weights::Weights;
 
@@ -287,6 +289,8 @@ pub struct LoadOptions<'a> {
     /// Matrices stored in f32, f16 or bf16 are brought to this format on the way; where their rows
     /// are no whole blocks of it, to one like it ([`quant::fitting`](crate::quant::fitting)).
     pub quantize: Option<WeightFormat>,
+    /// What is added to the model's products.
+    pub adapters: &'a [Lora],
 }
 
 /// A model on a device: immutable, shareable by any number of sessions.
@@ -306,10 +310,11 @@ struct Inner {
 impl Model {
     /// Loads a Hugging Face folder or a GGUF file.
     pub fn load(context: &Context, path: impl AsRef<Path>, options: &LoadOptions<'_>) -> Result<Self> {
-        Self::from_files(context, &ModelFiles::open(path.as_ref())?, options)
+        let files = ModelFiles::open(path.as_ref())?.with_adapters(options.adapters)?;
+        Self::from_files(context, &files, options)
     }
 
-    /// Loads what was opened before.
+    /// Loads what was opened before, with the adapters that it was given then.
     pub fn from_files(context: &Context, files: &ModelFiles, options: &LoadOptions<'_>) -> Result<Self> {
         let silent = |_, _| {};
         let progress = options.progress.unwrap_or(&silent);

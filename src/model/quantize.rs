@@ -66,8 +66,9 @@ impl Quantize {
     fn wanted(&self, tensor: &Stored<'_>, tied: bool) -> Result<WeightFormat> {
         let name = tensor.name.as_str();
         let &[.., rows, cols] = tensor.shape.as_slice() else { return Ok(VECTORS) };
-        // Norms and biases may be stored as a single row.
-        if rows < 2 || !name.ends_with(".weight") {
+        // Norms and biases may be stored as a single row. On a router whole experts depend.
+        let router = name.ends_with("ffn_gate_inp.weight");
+        if rows < 2 || router || !name.ends_with(".weight") {
             return Ok(tensor.format);
         }
         let most = self.format.unwrap_or(tensor.format);

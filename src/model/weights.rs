@@ -44,7 +44,9 @@ fn formats(
     quantize: Option<WeightFormat>,
 ) -> Result<Vec<WeightFormat>> {
     let stored = files.formats(spec)?.into_iter();
-    Ok(match quantize {
+    // What adapters add is small, and so are routers, of which whole experts depend.
+    let kept = spec.parts.iter().any(|p| files.is_added(&p.tensor)) || spec.name.ends_with(".router");
+    Ok(match quantize.filter(|_| !kept) {
         None => stored.collect(),
         Some(wanted) => stored
             .map(|stored| if stored.block_len() == 1 { quant::fitting(wanted, spec.cols) } else { stored })

@@ -227,7 +227,7 @@ impl Lowering<'_> {
             }
             Op::Add { scale } => {
                 let bindings = vec![input(0), input(1), out];
-                self.push(i, add::select(node.width, scale, caps), bindings, None);
+                self.push(i, add::select(node.width, scale, node.rows, caps), bindings, None);
             }
         }
     }
