@@ -274,6 +274,73 @@ fn run_uses_the_chat_template_unless_raw() {
     ran(on_device(&["run", model.path(), "ab"])).fails(&["chat template"]);
 }
 
+/// Built-in templates and files, system messages and tools, for a model that brings no template.
+#[test]
+fn run_takes_other_chat_templates() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(folder.path()).unwrap();
+    let model = text(folder.path());
+    let tokens = |more: &[&str]| {
+        let args = [&["run", "-n", "1", "--temperature", "0"], more, &[model, "Hi"]].concat();
+        json(on_device(&args))["prompt_tokens"].as_u64().unwrap()
+    };
+    // A byte is a token, and so is BOS.
+    assert_eq!(tokens(&[]), 3);
+    assert_eq!(
+        tokens(&["--chat-template", "openchat"]),
+        1 + "GPT4 Correct User: Hi<|end_of_turn|>GPT4 Correct Assistant:".len() as u64
+    );
+    let system = ["--chat-template", "chatml", "--system", "Be brief."];
+    let chat =
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(tokens(&system), 1 + chat.len() as u64);
+
+    let file = folder.path().join("own.jinja");
+    std::fs::write(&file, "{{ tools | length }}{{ tools[0].name }}:{{ messages[0].content }}").unwrap();
+    let tools = folder.path().join("tools.json");
+    std::fs::write(&tools, r#"[{"name": "look"}]"#).unwrap();
+    assert_eq!(
+        tokens(&["--chat-template", text(&file), "--tools", text(&tools)]),
+        1 + "1look:Hi".len() as u64
+    );
+
+    let run = |more: &[&str]| ran(wgllama(&[&["run"], more, &[model, "Hi"]].concat()));
+    run(&["--chat-template", "nobody"]).fails(&["'nobody'", "llama2", "zephyr"]);
+    run(&["--chat-template", "no/such.jinja"]).fails(&["no/such.jinja"]);
+    run(&["--system", "Be brief."]).fails(&["--chat-template"]);
+    std::fs::write(&tools, "{}").unwrap();
+    run(&["--chat-template", "chatml", "--tools", text(&tools)]).fails(&["tools", "list"]);
+}
+
+#[test]
+fn run_adds_adapters() {
+    if gpu().is_none() {
+        return;
+    }
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let (base, out) = (tests.join("families/llama-dynamic-rope"), tempfile::tempdir().unwrap());
+    let (one, two) = (tests.join("adapters/one"), tests.join("adapters/two"));
+    let logits = |adapters: &[&str]| {
+        let file = out.path().join("logits.safetensors");
+        let lora: Vec<&str> = adapters.iter().flat_map(|a| ["--lora", *a]).collect();
+        let args = ["logits", "--tokens", "5,6,7,8", "--kv", "f32", "--out", text(&file), text(&base)];
+        ran(on_device(&[&args[..], &lora].concat())).ok();
+        let bytes = std::fs::read(&file).unwrap();
+        let logits = SafeTensors::deserialize(&bytes).unwrap().tensor("logits").unwrap().data().to_vec();
+        logits.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
+    };
+    let half = format!("{}:0.5", text(&one));
+    let (plain, both) = (logits(&[]), logits(&[&half, text(&two)]));
+    assert!(support::max_error(&plain, &both).0 > 0.1);
+    // Half of it twice is all of it.
+    assert_close("scales", &logits(&[&half, &half]), &logits(&[text(&one)]), 1e-4);
+    let args = ["logits", "--tokens", "5", "--out", "x", "--lora", "nowhere", text(&base)];
+    ran(wgllama(&args)).fails(&["nowhere", "adapter_config.json"]);
+}
+
 #[test]
 fn run_explains_what_is_missing() {
     let model = Model::new();

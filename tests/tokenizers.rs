@@ -956,3 +956,29 @@ fn tools_and_roles_reach_the_template() {
     let ids = tokenizer.encode_chat(&[Message::new("user|><|end", "x")]).unwrap();
     assert_eq!(ids.iter().filter(|id| [1, 2].contains(*id)).count(), 1);
 }
+
+/// Where the named pre-tokenizers cut: merges across a cut are not made.
+#[test]
+fn named_pre_tokenizers_cut_where_their_models_do() {
+    for (name, expected) in [
+        ("tekken", ["o", "W", "1", "2", "'s"].as_slice()),
+        ("gpt-4o", &["o", "W", "12", "'s"]),
+        ("llama4", &["o", "W", "12", "'s"]),
+        ("stablelm2", &["oW", "1", "2", "'s"]),
+        ("qwen2", &["oW", "1", "2", "'s"]),
+        ("llama-bpe", &["oW", "12", "'s"]),
+        ("gpt-2", &["oW", "12", "'s"]),
+    ] {
+        let mut vocab = byte_level_vocab();
+        for merge in ["o W", "1 2", "' s"] {
+            vocab.merges.push(merge.into());
+            vocab.tokens.push(merge.replace(' ', ""));
+            vocab.token_types.push(NORMAL);
+        }
+        vocab.pre = Some(name.into());
+        let tokenizer = from_gguf(vocab).unwrap();
+        let ids = tokenizer.encode("oW12's", Specials::Text).unwrap();
+        let found: Vec<_> = ids.iter().map(|id| tokenizer.token_text(*id).unwrap()).collect();
+        assert_eq!(found, expected, "{name}");
+    }
+}

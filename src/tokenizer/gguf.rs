@@ -47,6 +47,19 @@ const QWEN2_WORDS: &str = concat!(
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 );
 
+/// Words of Mistral's Tekken: a change from small to capital letters begins one, and so does each digit.
+const TEKKEN_WORDS: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+/// Words of GPT-4o, which Phi 4 mini has, too: as Tekken with short forms, and up to three digits.
+const GPT4O_WORDS: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+
 /// A way to cut text into words before BPE.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Pre {
@@ -56,11 +69,15 @@ pub(super) enum Pre {
     /// The words of Llama 3, whose merges count for whole words, too.
     Dbrx,
     Qwen2,
+    /// The words of Qwen 2, of text that is left as it is.
+    StableLm2,
+    Tekken,
+    Gpt4o,
 }
 
 impl Pre {
     /// The names that files use.
-    const NAMES: [(&'static str, Self); 18] = [
+    const NAMES: [(&'static str, Self); 22] = [
         ("default", Self::Gpt2),
         ("gpt-2", Self::Gpt2),
         ("smollm", Self::SmolLm),
@@ -69,6 +86,10 @@ impl Pre {
         ("llama-v3", Self::Llama3),
         ("qwen2", Self::Qwen2),
         ("deepseek-r1-qwen", Self::Qwen2),
+        ("stablelm2", Self::StableLm2),
+        ("tekken", Self::Tekken),
+        ("gpt-4o", Self::Gpt4o),
+        ("llama4", Self::Gpt4o),
         ("smaug-bpe", Self::Dbrx),
         ("dbrx", Self::Dbrx),
         ("starcoder", Self::SmolLm),
@@ -114,7 +135,7 @@ impl Pre {
                 Self::Qwen2 => normalizer.get("type").and_then(Value::as_str) == Some("NFC"),
                 _ => normalizer.is_null(),
             };
-            if same_words && same_text && ignores_merges == (pre == Self::Llama3) {
+            if same_words && same_text && ignores_merges == pre.ignores_merges() {
                 return Ok(name);
             }
         }
@@ -122,6 +143,11 @@ impl Pre {
         let message =
             format!("GGUF's name for this pre-tokenizer is not known; known: {known}: {pre_tokenizer}");
         Err(error(path, message))
+    }
+
+    /// Whether a word that is a token is taken as one, whatever its merges say.
+    fn ignores_merges(self) -> bool {
+        matches!(self, Self::Llama3 | Self::Tekken)
     }
 
     fn build(self, path: &Path) -> Result<PreTokenizerWrapper> {
@@ -136,7 +162,11 @@ impl Pre {
             Self::Gpt2 => gpt2.into(),
             Self::SmolLm => PreTokenizers::new(vec![Digits::new(true).into(), gpt2.into()]).into(),
             Self::Llama3 | Self::Dbrx => PreTokenizers::new(vec![split(LLAMA3_WORDS)?, bytes.into()]).into(),
-            Self::Qwen2 => PreTokenizers::new(vec![split(QWEN2_WORDS)?, bytes.into()]).into(),
+            Self::Qwen2 | Self::StableLm2 => {
+                PreTokenizers::new(vec![split(QWEN2_WORDS)?, bytes.into()]).into()
+            }
+            Self::Tekken => PreTokenizers::new(vec![split(TEKKEN_WORDS)?, bytes.into()]).into(),
+            Self::Gpt4o => PreTokenizers::new(vec![split(GPT4O_WORDS)?, bytes.into()]).into(),
         })
     }
 }
@@ -218,7 +248,7 @@ fn byte_level(path: &Path, vocab: GgufVocab) -> Result<Parts> {
     }
     let bpe = BPE::builder()
         .vocab_and_merges(ids(&vocab), merges)
-        .ignore_merges(pre == Pre::Llama3)
+        .ignore_merges(pre.ignores_merges())
         .build()
         .map_err(|e| error(path, e))?;
     let mut parts = common(path, &vocab, bpe)?;
