@@ -1,7 +1,7 @@
-// y[t, i] = sum_c weight[t, c] x[t, c, i], c < chosen
+// y[t, i] (+)= sum_c weight[t, c] x[t, c, i], c < chosen
 //
 // Grid   flat over n_tokens x n / 4: one invocation per four outputs.
-// Links  step, lane_thread
+// Links  step, lane_thread, row_*
 struct Params {
     quads: u32,    // stored row of y, in vectors of four
     chosen: u32,   // experts of a token
@@ -23,5 +23,5 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     for (var c = 0u; c < p.chosen; c++) {
         sum += routes[t * p.pitch + p.chosen + c] * x[(t * p.chosen + c) * p.quads + i];
     }
-    y[team.index] = sum;
+    put_quad(team.index, sum);
 }

@@ -1,7 +1,7 @@
 // y[i, :] = (x[r, :] - mean(x[r, :])) * w / sqrt(var(x[r, :]) + eps) + bias, r = source_row(i)
 //
 // Grid   flat over rows: one workgroup per row.
-// Links  step, rows_*, lane_workgroup*
+// Links  step, rows_*, lane_workgroup*, row_*
 //
 // The mean first, then squares about it: their difference would lose what large means have in common.
 struct Params {
@@ -38,6 +38,6 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let scale = 1.0 / sqrt(sum / p.width + p.eps);
     for (var i = lane.index; i < p.quads; i += lane.count) {
         // Factors and offsets of the padding are zero, which it stays.
-        y[row * p.quads + i] = (x[start + i] - mean) * scale * w[i] + b[i];
+        put_quad(row * p.quads + i, (x[start + i] - mean) * scale * w[i] + b[i]);
     }
 }

@@ -1,7 +1,7 @@
-// y[i, :] = x[r, :] * w / sqrt(mean(x[r, :]^2) + eps), r = source_row(i)
+// y[i, :] (+)= x[r, :] * w / sqrt(mean(x[r, :]^2) + eps), r = source_row(i)
 //
 // Grid   flat over rows: one workgroup per row.
-// Links  step, rows_*, lane_workgroup*
+// Links  step, rows_*, lane_workgroup*, row_*
 //
 // The sum of squares is over the stored, zero-padded row; the mean divides by the true width.
 struct Params {
@@ -29,6 +29,6 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let sum = sum_all(lane, squares.x + squares.y + squares.z + squares.w);
     let scale = 1.0 / sqrt(sum / p.width + p.eps);
     for (var i = lane.index; i < p.quads; i += lane.count) {
-        y[row * p.quads + i] = x[start + i] * scale * w[i];
+        put_quad(row * p.quads + i, x[start + i] * scale * w[i]);
     }
 }

@@ -142,6 +142,59 @@ fn a_norm_with_two_users_or_kept_stays() {
     assert!(fuse(&normed(), &["h".to_string()]).find("h").is_some());
 }
 
+/// embed -> norm -> linear -> norm + residual -> norm of the outputs -> logits, as Gemma and OLMo have it.
+fn normed_after(late: bool) -> Graph {
+    let mut g = Graph::new(Rope::plain(1e4, 2));
+    let table = g.weight(matrix("table", 20, 44)).unwrap();
+    let w = g.weight(matrix("w", 44, 44)).unwrap();
+    let [before, after, last] = ["before", "after", "last"].map(|name| g.vector(vector(name, 44)));
+    let x = g.embed("x", table);
+    let h = g.rms_norm("h", x, before, 1e-5, Rows::Tokens).unwrap();
+    let h = g.linear("w", h, w, None).unwrap();
+    let h = g.rms_norm("after", h, after, 1e-5, Rows::Tokens).unwrap();
+    let mut sum = g.add("sum", x, h).unwrap();
+    if late {
+        sum = g.add("late", sum, h).unwrap();
+    }
+    let y = g.rms_norm("y", sum, last, 1e-5, Rows::Outputs).unwrap();
+    g.linear("logits", y, table, None).unwrap();
+    g
+}
+
+#[test]
+fn a_residual_goes_into_the_norm_that_is_added_to_it() {
+    let graph = normed_after;
+    let fused = fuse(&graph(false), &[]);
+    assert_eq!(count(&fused, |op| matches!(op, Op::RmsNorm { add: true, .. })), 1);
+    assert_eq!(count(&fused, |op| matches!(op, Op::Add { .. })), 0);
+    for caps in adapters() {
+        equals_the_reference("added norm", graph(false), &caps, ",add,");
+    }
+    // Another user of the norm keeps it.
+    assert_eq!(count(&fuse(&graph(true), &[]), |op| matches!(op, Op::RmsNorm { add: true, .. })), 0);
+    let kept = fuse(&graph(false), &["after".to_string()]);
+    assert_eq!(count(&kept, |op| matches!(op, Op::RmsNorm { add: true, .. })), 0);
+}
+
+/// A norm that several linears read, and nothing else, goes into each of them.
+#[test]
+fn a_norm_goes_into_all_of_its_linears() {
+    let mut g = Graph::new(Rope::plain(1e4, 2));
+    let table = g.weight(matrix("table", 20, 64)).unwrap();
+    let [a, b] = ["a", "b"].map(|name| g.weight(matrix(name, 64, 64)).unwrap());
+    let [norm, last] = ["norm", "last"].map(|name| g.vector(vector(name, 64)));
+    let x = g.embed("x", table);
+    let h = g.rms_norm("h", x, norm, 1e-5, Rows::Tokens).unwrap();
+    let [a, b] = [("a", a), ("b", b)].map(|(name, w)| g.linear(name, h, w, None).unwrap());
+    let sum = g.add("sum", a, b).unwrap();
+    let y = g.rms_norm("y", sum, last, 1e-5, Rows::Outputs).unwrap();
+    g.linear("logits", y, table, None).unwrap();
+    let fused = fuse(&g, &[]);
+    assert_eq!(count(&fused, |op| matches!(op, Op::FusedLinear { norm: Some(_), .. })), 2);
+    assert!(fused.find("h").is_none());
+    equals_the_reference("two linears", g, &Caps::lavapipe(), ",norm");
+}
+
 /// embed -> gate and up -> SwiGLU -> down -> logits.
 fn gated(wide: usize, bias: bool) -> Graph {
     let mut g = Graph::new(Rope::plain(1e4, 2));
@@ -352,7 +405,9 @@ fn long_columns_are_shared_to_fill_the_adapter() {
 fn inputs_still_come_before_their_users() {
     for (name, rule) in RULES {
         let mut times = 0;
-        for mut graph in [residual(true, true), gated(40, true), normed(), attended(), long()] {
+        for mut graph in
+            [residual(true, true), gated(40, true), normed(), normed_after(false), attended(), long()]
+        {
             let layouts = layouts(&graph);
             while rule(&mut graph, &target(&[], &layouts)) {
                 times += 1;

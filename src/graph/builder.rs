@@ -97,7 +97,7 @@ impl Graph {
         self.expect_tokens(name, x)?;
         let width = self.nodes[x.0].width;
         self.expect(name, "length of the weight", width, self.vectors[weight.0].len())?;
-        Ok(self.push(name, Op::RmsNorm { weight, eps }, vec![x], width, rows))
+        Ok(self.push(name, Op::RmsNorm { weight, eps, add: false }, vec![x], width, rows))
     }
 
     /// As [`rms_norm`](Self::rms_norm), about the rows' means and with an offset.
@@ -231,7 +231,7 @@ impl Graph {
         }
         self.expect(name, "columns of the weight", node.width / node.pieces, spec.cols)?;
         let width = chosen * spec.matrix_rows();
-        let op = Op::ExpertLinear { weight, out: Out::Store };
+        let op = Op::ExpertLinear { weight, norm: None, out: Out::Store };
         Ok(self.push(name, op, vec![x, routes], width, Rows::Tokens))
     }
 
@@ -242,7 +242,7 @@ impl Graph {
         };
         self.expect(name, "pieces of the input", chosen, self.nodes[x.0].pieces)?;
         let width = self.nodes[x.0].width / chosen;
-        Ok(self.push(name, Op::Combine, vec![x, routes], width, Rows::Tokens))
+        Ok(self.push(name, Op::Combine { add: false }, vec![x, routes], width, Rows::Tokens))
     }
 
     /// act(gate) up of alternating gates and ups.

@@ -15,7 +15,7 @@ impl Op {
             Self::RopeKv { .. } => "rope_kv",
             Self::Route { .. } => "route",
             Self::ExpertLinear { .. } => "expert_linear",
-            Self::Combine => "combine",
+            Self::Combine { .. } => "combine",
             Self::Attention { .. } => "attention",
             Self::AttentionSplit { .. } => "attention_split",
             Self::AttentionMerge { .. } => "attention_merge",

@@ -201,6 +201,8 @@ pub enum Op {
         weight: VectorId,
         /// Added to the mean square.
         eps: f32,
+        /// Whether the result is added in place to the second input, the residual: made by fusion.
+        add: bool,
     },
     /// (x - mean(x)) / sqrt(var(x) + eps) * weight + bias (Ba et al. 2016).
     LayerNorm {
@@ -247,11 +249,17 @@ pub enum Op {
     ExpertLinear {
         /// The W of all experts.
         weight: WeightId,
+        /// Factors and epsilon of the normalisation of x on the way in: made by fusion.
+        norm: Option<(VectorId, f32)>,
         /// What becomes of the sums: stored, or gated, made by fusion.
         out: Out,
     },
     /// `[T, chosen, n]` and routes -> `[T, n]`: the sum, weighted by the routes.
-    Combine,
+    Combine {
+        /// Whether the result is added in place to the second input, the residual, which the routes then
+        /// follow: made by fusion.
+        add: bool,
+    },
     /// Causal softmax attention of rotated q over the layer's cache.
     Attention {
         /// Which cache.
@@ -332,7 +340,11 @@ pub enum Op {
 impl Op {
     /// Whether the result takes the place of the second input, to which it is added.
     pub fn adds_in_place(&self) -> bool {
-        matches!(self, Self::FusedLinear { out: Out::Add, .. } | Self::LinearMerge { out: Out::Add, .. })
+        match self {
+            Self::FusedLinear { out, .. } | Self::LinearMerge { out, .. } => *out == Out::Add,
+            Self::RmsNorm { add, .. } | Self::Combine { add } => *add,
+            _ => false,
+        }
     }
 }
 

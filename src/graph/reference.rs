@@ -84,7 +84,7 @@ impl<'a> Reference<'a> {
                 let row = |id: u32| table[id as usize * node.width..][..node.width].iter();
                 batch.tokens.iter().flat_map(|t| row(t.id).map(|v| v * scale)).collect()
             }
-            Op::RmsNorm { weight, eps } => {
+            Op::RmsNorm { weight, eps, add: false } => {
                 let rows = rows(node, batch).map(|r| &inputs[0][r * node.width..][..node.width]);
                 rows.flat_map(|row| rms_norm(row, &self.vectors[weight.0], eps)).collect()
             }
@@ -123,7 +123,7 @@ impl<'a> Reference<'a> {
                 let rows = inputs[0].chunks_exact(inputs[0].len() / batch.tokens.len().max(1));
                 rows.flat_map(|logits| route(logits, chosen, normalised)).collect()
             }
-            Op::ExpertLinear { weight, out: Out::Store } => {
+            Op::ExpertLinear { weight, norm: None, out: Out::Store } => {
                 let (spec, w) = (&self.graph.weights[weight.0], &self.weights[weight.0]);
                 let chosen = node.pieces;
                 let shared = inputs[0].len() == batch.tokens.len() * spec.cols;
@@ -135,7 +135,7 @@ impl<'a> Reference<'a> {
                 let numbers = inputs[1].chunks_exact(2 * chosen).flat_map(|route| &route[..chosen]);
                 numbers.enumerate().flat_map(expert).collect()
             }
-            Op::Combine => {
+            Op::Combine { add: false } => {
                 let chosen = inputs[0].len() / (batch.tokens.len() * node.width).max(1);
                 let tokens = inputs[0].chunks_exact(chosen * node.width);
                 let sum = |(x, route): (&[f32], &[f32])| -> Vec<f32> {
@@ -155,6 +155,8 @@ impl<'a> Reference<'a> {
             Op::FusedLinear { .. }
             | Op::LinearSplit { .. }
             | Op::ExpertLinear { .. }
+            | Op::RmsNorm { add: true, .. }
+            | Op::Combine { add: true }
             | Op::LinearMerge { .. }
             | Op::AttentionSplit { .. }
             | Op::AttentionMerge { .. } => {

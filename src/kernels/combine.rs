@@ -11,21 +11,23 @@ params! {
 
 kernel!(COMBINE, "combine", CombineParams, [x: Read, routes: Read, y: Write], variants);
 
-fn variant(wg: u32) -> Variant {
-    Variant::new(&COMBINE, &[Part::Step, Part::LaneThread], &[("WG", wg)])
+fn variant(add: bool, wg: u32) -> Variant {
+    let row = if add { Part::RowAdd } else { Part::RowStore };
+    Variant::new(&COMBINE, &[Part::Step, Part::LaneThread, row], &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
-    vec![variant(tuning::flat(caps))]
+    [false, true].map(|add| variant(add, tuning::flat(caps))).to_vec()
 }
 
-/// One invocation for four outputs of a row of `width`, by `chosen` experts.
-pub fn select(width: usize, chosen: usize, caps: &Caps) -> Dispatch {
+/// One invocation for four outputs of a row of `width`, by `chosen` experts; added to what is there, if
+/// `add` says so.
+pub fn select(width: usize, chosen: usize, add: bool, caps: &Caps) -> Dispatch {
     let wg = tuning::flat(caps);
     let quads = padded(width) as u32 / 4;
     let params = CombineParams { quads, chosen: chosen as u32, pitch: padded(2 * chosen) as u32 };
     Dispatch {
-        variant: variant(wg),
+        variant: variant(add, wg),
         params: params.words(),
         grid: Grid::Flat { per_row: quads, per_group: wg },
         rows: Rows::Tokens,

@@ -20,10 +20,13 @@ pub struct RmsNorm {
     pub eps: f32,
     /// Which rows of the input.
     pub rows: Rows,
+    /// Whether they are added to what is there.
+    pub add: bool,
 }
 
-fn variant(kernel: &'static KernelDecl, lane: Part, rows: Rows, wg: u32) -> Variant {
-    Variant::new(kernel, &[Part::Step, Part::rows(rows), lane], &[("WG", wg)])
+fn variant(kernel: &'static KernelDecl, lane: Part, rows: Rows, add: bool, wg: u32) -> Variant {
+    let row = if add { Part::RowAdd } else { Part::RowStore };
+    Variant::new(kernel, &[Part::Step, Part::rows(rows), lane, row], &[("WG", wg)])
 }
 
 fn variants(caps: &Caps) -> Vec<Variant> {
@@ -36,10 +39,9 @@ pub(super) fn all_variants(kernel: &'static KernelDecl, caps: &Caps) -> Vec<Vari
     if caps.subgroup.is_some() {
         lanes.push(Part::LaneWorkgroupSubgroup);
     }
-    lanes
-        .iter()
-        .flat_map(|&l| [Rows::Tokens, Rows::Outputs].map(|rows| variant(kernel, l, rows, 64)))
-        .collect()
+    let kinds = [(Rows::Tokens, false), (Rows::Tokens, true), (Rows::Outputs, false)];
+    let of = |lane: &Part| kinds.map(|(rows, add)| variant(kernel, *lane, rows, add, 64));
+    lanes.iter().flat_map(of).collect()
 }
 
 /// One workgroup a row.
@@ -55,7 +57,7 @@ pub(super) fn dispatch(kernel: &'static KernelDecl, problem: &RmsNorm, caps: &Ca
         eps: problem.eps,
     };
     Dispatch {
-        variant: variant(kernel, tuning::workgroup_lane(caps), problem.rows, 64),
+        variant: variant(kernel, tuning::workgroup_lane(caps), problem.rows, problem.add, 64),
         params: params.words(),
         grid: Grid::Flat { per_row: 1, per_group: 1 },
         rows: problem.rows,

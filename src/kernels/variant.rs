@@ -50,6 +50,8 @@ pub enum Part {
     SpanSplit,
     PagesAll,
     PagesRing,
+    RowStore,
+    RowAdd,
     Choice,
 }
 
@@ -98,6 +100,8 @@ impl Part {
             Self::SpanSplit,
             Self::PagesAll,
             Self::PagesRing,
+            Self::RowStore,
+            Self::RowAdd,
             Self::Choice,
         ];
         all.extend(Nonlinearity::ALL.map(Self::OutGlu));
@@ -172,6 +176,8 @@ impl Part {
             Self::SpanSplit => part!("span_split"),
             Self::PagesAll => part!("pages_all"),
             Self::PagesRing => part!("pages_ring"),
+            Self::RowStore => part!("row_store"),
+            Self::RowAdd => part!("row_add"),
             Self::Choice => part!("choice"),
         }
     }
@@ -195,6 +201,7 @@ impl Part {
             | Self::RowsTokens
             | Self::SpanWhole
             | Self::PagesAll
+            | Self::RowStore
             | Self::Choice => None,
             Self::LaneThread => Some("thread"),
             Self::LaneSubgroup => Some("subgroup"),
@@ -206,7 +213,7 @@ impl Part {
             Self::BytesShift => Some("shifts"),
             Self::OrderBundles => Some("bundles"),
             Self::XUniform => Some("uniform"),
-            Self::OutAdd => Some("add"),
+            Self::OutAdd | Self::RowAdd => Some("add"),
             Self::OutGlu(act) => Some(act.glu()),
             Self::Act(act) => Some(act.name()),
             Self::ActCap | Self::CapTanh => Some("cap"),

@@ -34,10 +34,11 @@ pub struct Target<'a> {
 pub type Rule = fn(&mut Graph, &Target<'_>) -> bool;
 
 /// All rules with their names, in the order of application.
-pub const RULES: [(&str, Rule); 5] = [
+pub const RULES: [(&str, Rule); 6] = [
     ("split_attention", split_attention),
     ("glu_into_linear", glu_into_linear),
     ("residual_into_linear", residual_into_linear),
+    ("residual_into_rows", residual_into_rows),
     ("norm_into_linear", norm_into_linear),
     ("split_linear", split_linear),
 ];
@@ -116,10 +117,10 @@ fn glu_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
         let id = graph.nodes[at].inputs[0];
         let alone = users(graph, id).count() == 1 && !kept(graph, target, id);
         let fused = match graph.nodes[id.0].op {
-            Op::ExpertLinear { weight, out: Out::Store }
+            Op::ExpertLinear { weight, norm, out: Out::Store }
                 if alone && !overwritten_before(graph, graph.nodes[id.0].inputs[0], NodeId(at)) =>
             {
-                Some((weight, Op::ExpertLinear { weight, out: Out::Glu(act) }))
+                Some((weight, Op::ExpertLinear { weight, norm, out: Out::Glu(act) }))
             }
             _ => movable(graph, target, id, NodeId(at))
                 .map(|linear| (linear.weight, Linear { out: Out::Glu(act), ..linear }.op())),
@@ -138,27 +139,74 @@ fn glu_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
     false
 }
 
-/// A linear of normalised x reads x and normalises on the way in, where it is the only user
-/// of the norm. Each team sums the squares that it reads anyway.
-fn norm_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
+/// As [`residual_into_linear`], where what is added are normalised rows, or the sum of experts.
+fn residual_into_rows(graph: &mut Graph, target: &Target<'_>) -> bool {
     for at in 0..graph.nodes.len() {
-        let Some(linear) = Linear::of(&graph.nodes[at]).filter(|l| target.norm && l.norm.is_none()) else {
+        let node = &graph.nodes[at];
+        if node.op != (Op::Add { scale: 1.0 }) || node.rows != Rows::Tokens {
             continue;
-        };
-        let id = graph.nodes[at].inputs[0];
-        let Op::RmsNorm { weight, eps } = graph.nodes[id.0].op else { continue };
-        let x = graph.nodes[id.0].inputs[0];
-        if graph.nodes[id.0].rows == Rows::Tokens
-            && users(graph, id).count() == 1
-            && !kept(graph, target, id)
-            && graph.nodes[at].inputs.get(1) != Some(&x)
-            && !overwritten_before(graph, x, NodeId(at))
-        {
-            graph.nodes[at].op = Linear { norm: Some((weight, eps)), ..linear }.op();
-            graph.nodes[at].inputs[0] = x;
+        }
+        let [a, b] = [node.inputs[0], node.inputs[1]];
+        let found = [(a, b), (b, a)].into_iter().find_map(|(rows, residual)| {
+            let op = match graph.nodes[rows.0].op {
+                Op::RmsNorm { weight, eps, add: false } => Op::RmsNorm { weight, eps, add: true },
+                Op::Combine { add: false } => Op::Combine { add: true },
+                _ => return None,
+            };
+            let inputs = &graph.nodes[rows.0].inputs;
+            let alone = users(graph, rows).count() == 1 && !kept(graph, target, rows);
+            let whole = inputs.iter().all(|x| !overwritten_before(graph, *x, NodeId(at)));
+            let last = users(graph, residual).all(|user| user <= at);
+            let apart = rows != residual && !inputs.contains(&residual);
+            (alone && whole && last && apart && !kept(graph, target, residual))
+                .then_some((rows, residual, op))
+        });
+        if let Some((id, residual, op)) = found {
+            let mut inputs = graph.nodes[id.0].inputs.clone();
+            inputs.insert(1, residual);
+            graph.nodes[at].op = op;
+            graph.nodes[at].inputs = inputs;
             remove(graph, id);
             return true;
         }
+    }
+    false
+}
+
+/// Linears of normalised x read x and normalise on the way in, where nothing else uses the norm. Each
+/// team sums the squares that it reads anyway.
+fn norm_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
+    for at in (0..graph.nodes.len()).filter(|_| target.norm) {
+        let node = &graph.nodes[at];
+        let Op::RmsNorm { weight, eps, add: false } = node.op else { continue };
+        let (id, x) = (NodeId(at), node.inputs[0]);
+        let takes = |user: usize| {
+            let node = &graph.nodes[user];
+            let others = node.inputs.get(1..).unwrap_or_default();
+            let linear = match node.op {
+                Op::ExpertLinear { norm, .. } => norm.is_none(),
+                _ => Linear::of(node).is_some_and(|l| l.norm.is_none()),
+            };
+            let apart = !others.contains(&id) && !others.contains(&x);
+            linear && apart && node.inputs[0] == id && !overwritten_before(graph, x, NodeId(user))
+        };
+        let found: Vec<usize> = users(graph, id).collect();
+        let all = !found.is_empty() && found.iter().all(|user| takes(*user));
+        if !all || node.rows != Rows::Tokens || kept(graph, target, id) {
+            continue;
+        }
+        for user in found {
+            let node = &mut graph.nodes[user];
+            let norm = Some((weight, eps));
+            node.op = match (node.op.clone(), Linear::of(node)) {
+                (Op::ExpertLinear { weight, out, .. }, _) => Op::ExpertLinear { weight, norm, out },
+                (_, Some(linear)) => Linear { norm, ..linear }.op(),
+                (other, None) => other,
+            };
+            node.inputs[0] = x;
+        }
+        remove(graph, id);
+        return true;
     }
     false
 }

@@ -155,8 +155,8 @@ impl Lowering<'_> {
                 let bindings = vec![input(0), Resource::Vector(norm.q), Resource::Vector(norm.k), out];
                 self.push(i, head_norm::select(&problem, caps), bindings, None);
             }
-            Op::RmsNorm { weight, eps } => {
-                let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows };
+            Op::RmsNorm { weight, eps, add } => {
+                let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows, add };
                 let bindings = vec![input(0), Resource::Vector(weight), out];
                 self.push(i, rms_norm::select(&problem, caps), bindings, None);
             }
@@ -182,11 +182,11 @@ impl Lowering<'_> {
                 self.push(i, rope_kv::select(&problem, caps), bindings, None);
             }
             Op::Route { chosen, normalised } => self.route(i, chosen, normalised),
-            Op::ExpertLinear { weight, out } => self.expert_linear(i, weight, out),
-            Op::Combine => {
+            Op::ExpertLinear { weight, norm, out } => self.expert_linear(i, weight, norm, out),
+            Op::Combine { add } => {
                 let chosen = self.graph.nodes[node.inputs[0].0].pieces;
-                let bindings = vec![input(0), input(1), out];
-                self.push(i, combine::select(node.width, chosen, caps), bindings, None);
+                let bindings = vec![input(0), input(if add { 2 } else { 1 }), out];
+                self.push(i, combine::select(node.width, chosen, add, caps), bindings, None);
             }
             Op::Attention { layer, heads, scores } => self.attention(i, layer, heads, scores, 1),
             Op::AttentionSplit { layer, heads, scores, splits } => {
@@ -217,7 +217,7 @@ impl Lowering<'_> {
                 self.push(i, dispatch, vec![input(0), out], None);
             }
             Op::LayerNorm { weight, bias, eps } => {
-                let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows };
+                let problem = rms_norm::RmsNorm { width: node.width, eps, rows: node.rows, add: false };
                 let bindings = vec![input(0), Resource::Vector(weight), Resource::Vector(bias), out];
                 self.push(i, layer_norm::select(&problem, caps), bindings, None);
             }
@@ -332,7 +332,7 @@ impl Lowering<'_> {
         self.push(i, group::select(tokens, experts, chosen, size), bindings, None);
     }
 
-    fn expert_linear(&mut self, i: usize, weight: WeightId, out: Out) {
+    fn expert_linear(&mut self, i: usize, weight: WeightId, norm: Option<(VectorId, f32)>, out: Out) {
         let node = &self.graph.nodes[i];
         let spec = &self.graph.weights[weight.0];
         let [x, routes] = [node.inputs[0], node.inputs[1]];
@@ -364,7 +364,7 @@ impl Lowering<'_> {
                 first: s.first,
                 stride: s.stride,
                 out: sums_of(out),
-                norm: None,
+                norm: norm.map(|(_, eps)| eps),
                 activations: match self.options.activations {
                     Activations::Int8 => Activations::F32,
                     other => other,
@@ -378,7 +378,8 @@ impl Lowering<'_> {
             let dispatch = product(&problem, 1, self.caps);
             let quants = Resource::Quants { weight, shard };
             let scales = Resource::Scales { weight, shard };
-            let mut bindings = vec![quants, scales, self.slot(x.0), self.slot(i), routes, quants, quants];
+            let gain = norm.map_or(quants, |(gain, _)| Resource::Vector(gain));
+            let mut bindings = vec![quants, scales, self.slot(x.0), self.slot(i), routes, quants, gain];
             bindings.truncate(dispatch.variant.kernel().bindings.len());
             self.push(i, dispatch, bindings, Some(s));
         }

@@ -153,8 +153,8 @@ pub(super) fn of(graph: &Graph, node: &Node, kv: KvFormat, matrix: Option<(usize
             ..Work::default()
         },
         Op::Route { .. } => plain(moved, 2 * read),
-        Op::Combine => plain(moved, 2 * graph.nodes[node.inputs[0].0].width),
-        Op::ExpertLinear { weight, out } => {
+        Op::Combine { .. } => plain(moved, 2 * graph.nodes[node.inputs[0].0].width),
+        Op::ExpertLinear { weight, out, .. } => {
             let spec = &graph.weights[weight.0];
             let around = if let Out::Glu(_) = out { 5 * rows / 2 } else { 0 };
             Work {
