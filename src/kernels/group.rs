@@ -2,11 +2,10 @@
 
 use crate::caps::Caps;
 use crate::kernels::{Dispatch, Grid, Part, Rows, Variant, kernel, most_groups, params};
-use crate::shape::MOST_EXPERTS;
 
 params! {
     /// Params of [`GROUP`].
-    GroupParams { experts: u32, most: u32 }
+    GroupParams { most: u32 }
 }
 
 kernel!(GROUP, "group", GroupParams, [routes: Read, groups: Write], variants);
@@ -14,14 +13,14 @@ kernel!(GROUP, "group", GroupParams, [routes: Read, groups: Write], variants);
 /// Invocations: one for each expert of most models.
 const WG: u32 = 128;
 
-fn variant(chosen: usize, size: usize) -> Variant {
-    let numbers =
-        [("WG", WG), ("CHOSEN", chosen as u32), ("SIZE", size as u32), ("MOST_EXPERTS", MOST_EXPERTS as u32)];
+fn variant(experts: usize, chosen: usize, size: usize) -> Variant {
+    let sizes = [("EXPERTS", experts as u32), ("CHOSEN", chosen as u32), ("SIZE", size as u32)];
+    let numbers = [&[("WG", WG)][..], &sizes].concat();
     Variant::new(&GROUP, &[Part::Step, Part::LaneWorkgroup], &numbers)
 }
 
 fn variants(_: &Caps) -> Vec<Variant> {
-    [8, 32, 64].map(|size| variant(2, size)).to_vec()
+    [8, 32, 64].map(|size| variant(8, 2, size)).to_vec()
 }
 
 /// Words that the groups of `tokens` tokens take.
@@ -35,8 +34,8 @@ pub fn words(tokens: usize, experts: usize, chosen: usize, size: usize) -> usize
 pub fn select(tokens: usize, experts: usize, chosen: usize, size: usize) -> Dispatch {
     let most = most_groups((tokens * chosen) as u32, experts as u32, size as u32);
     Dispatch {
-        variant: variant(chosen, size),
-        params: GroupParams { experts: experts as u32, most }.words(),
+        variant: variant(experts, chosen, size),
+        params: GroupParams { most }.words(),
         grid: Grid::Layers { groups: 1, cols: u32::MAX },
         rows: Rows::Tokens,
     }
