@@ -2,7 +2,7 @@
 //
 // Grid   flat over n_tokens x (heads pairs + 2 kv_heads UNITS): an invocation for a pair of a
 //        query, or for a unit of a key or value, which is what the cache's format packs at once.
-// Links  step, lane_thread, kv_*, pages_*
+// Links  step, lane_thread, kv_*, pages_*, heads_*
 //
 // Rotates neighbouring pairs (2 i, 2 i + 1) by the angle pos * freq_i (Su et al., RoFormer);
 // models with halves rotated have their rows reordered at load. Sine and cosine are not
@@ -17,6 +17,9 @@ struct Params {
     pitch: u32,    // of a row of qkv, in pairs
     q_pitch: u32,  // of a row of q', in pairs
     ring: u32,     // pages of a sequence, where they are used in turn
+    q_factors: u32,  // of queries that are normalised, in pairs
+    k_factors: u32,  // of keys
+    eps: f32,      // of the norm
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<vec2<f32>>;         // [T, (heads + 2 kv_heads) head_dim]
@@ -24,7 +27,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> q: array<vec2<f32>>;     // [T, heads, padded head_dim]
 @group(0) @binding(3) var<storage, read_write> k: array<KvStored>;      // [pages, kv_heads, PAGE, padded head_dim]
 @group(0) @binding(4) var<storage, read_write> v: array<KvStored>;      // [pages, kv_heads, PAGE, padded head_dim]
-@group(0) @binding(5) var<uniform> p: Params;
+@group(0) @binding(7) var<uniform> p: Params;
 
 const PAIRS = OCTS * 4u;                            // of a stored head
 const UNITS = (PAIRS + KV_PAIRS - 1u) / KV_PAIRS;  // of a stored head
@@ -34,10 +37,10 @@ fn turn(a: vec2<f32>, by: vec2<f32>) -> vec2<f32> {
 }
 
 // A pair of a head; queries come first, then keys, then values.
-fn turned(t: u32, head: u32, pair: u32) -> vec2<f32> {
+fn turned(t: u32, head: u32, pair: u32, factor: f32) -> vec2<f32> {
     var value = vec2<f32>(0.0);
     if (pair < p.pairs) {
-        value = qkv[t * p.pitch + head * p.pairs + pair];
+        value = normed(qkv[t * p.pitch + head * p.pairs + pair], factor, head, pair);
     }
     if (head < p.heads + p.kv_heads && pair < p.rotated) {
         let position = token_position(t);
@@ -57,14 +60,16 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         return;
     }
     if (item < queries) {
-        q[t * p.q_pitch + item] = turned(t, item / PAIRS, item % PAIRS);
+        let head = item / PAIRS;
+        q[t * p.q_pitch + item] = turned(t, head, item % PAIRS, head_factor(t, head));
         return;
     }
     let head = (item - queries) / UNITS;  // keys, then values
     let unit = (item - queries) % UNITS;
+    let factor = head_factor(t, p.heads + head);
     var pairs: array<vec2<f32>, KV_PAIRS>;
     for (var i = 0u; i < KV_PAIRS; i++) {
-        pairs[i] = turned(t, p.heads + head, unit * KV_PAIRS + i);
+        pairs[i] = turned(t, p.heads + head, unit * KV_PAIRS + i, factor);
     }
     var words = kv_pack(pairs);
     let position = token_position(t);

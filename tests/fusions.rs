@@ -8,7 +8,9 @@ mod support;
 use rig::{Rig, matrix, vector};
 use support::{assert_close, gpu};
 use wgllama::graph::reference::Reference;
-use wgllama::graph::{Batch, Graph, Heads, NodeId, Op, Out, Part, Rope, RowOrder, WeightSpec};
+use wgllama::graph::{
+    Batch, Graph, HeadNorm, Heads, NodeId, Op, Out, Part, Rope, RowOrder, Spans, WeightSpec,
+};
 use wgllama::kernels::tuning::Tiling;
 use wgllama::nonlinearity::Nonlinearity;
 use wgllama::plan::fuse::{self, RULES, Target};
@@ -43,7 +45,17 @@ const GPU: Caps = Caps::nvidia();
 /// Everything that an adapter may be given, for twenty tokens.
 fn target<'a>(keep: &'a [String], layouts: &'a [WeightLayout]) -> Target<'a> {
     let tiling = Some(Tiling { tokens: 20, groups: 128 });
-    Target { keep, layouts, norm: true, glu: true, caps: &GPU, attention_groups: 64, pages: 8, tiling }
+    Target {
+        keep,
+        layouts,
+        norm: true,
+        head_norm: true,
+        glu: true,
+        caps: &GPU,
+        attention_groups: 64,
+        pages: 8,
+        tiling,
+    }
 }
 
 fn layouts(graph: &Graph) -> Vec<WeightLayout> {
@@ -295,6 +307,40 @@ fn a_linear_of_the_residual_itself_stays() {
     assert_eq!(fuse(&g, &[]), g);
 }
 
+/// As `attended`, with heads that are normalised by factors that they share, or by their own.
+fn normed_heads(own: bool) -> Graph {
+    let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
+    let mut g = Graph::new(Rope::plain(1e4, 8));
+    let table = g.weight(matrix("table", 20, 64)).unwrap();
+    let qkv = g.weight(matrix("qkv", 120, 64)).unwrap();
+    let o = g.weight(matrix("o", 64, 72)).unwrap();
+    let norm = g.vector(vector("norm", 64));
+    let [q, k] =
+        [("qn", 72), ("kn", 24)].map(|(name, all)| g.vector(vector(name, if own { all } else { 12 })));
+    let x = g.embed("x", table);
+    let h = g.linear("qkv", x, qkv, None).unwrap();
+    let how = HeadNorm { q, k, spans: Spans::Heads, centred: false, eps: 1e-5 };
+    let h = g.head_norm("qk_norm", h, how, heads).unwrap();
+    let q = g.rope_kv("q", h, heads).unwrap();
+    let h = g.attention("attn", q, 0.3).unwrap();
+    let h = g.linear("o", h, o, None).unwrap();
+    let y = g.rms_norm("y", h, norm, 1e-5, Rows::Outputs).unwrap();
+    g.linear("logits", y, table, None).unwrap();
+    g
+}
+
+#[test]
+fn norms_of_heads_go_into_their_rotation() {
+    for own in [false, true] {
+        let graph = normed_heads(own);
+        let fused = fuse(&graph, &[]);
+        assert!(fused.find("qk_norm").is_none());
+        assert_eq!(count(&fused, |op| matches!(op, Op::RopeKv { norm: Some(_), .. })), 1);
+        equals_the_reference("heads", graph.clone(), &adapters()[1], "rope_kv[thread,kv_f32,norm");
+        assert!(fuse(&graph, &["qk_norm".to_string()]).find("qk_norm").is_some());
+    }
+}
+
 /// embed -> q, k, v -> rope -> attention -> o -> logits.
 fn attended() -> Graph {
     let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
@@ -405,9 +451,15 @@ fn long_columns_are_shared_to_fill_the_adapter() {
 fn inputs_still_come_before_their_users() {
     for (name, rule) in RULES {
         let mut times = 0;
-        for mut graph in
-            [residual(true, true), gated(40, true), normed(), normed_after(false), attended(), long()]
-        {
+        for mut graph in [
+            residual(true, true),
+            gated(40, true),
+            normed(),
+            normed_after(false),
+            attended(),
+            normed_heads(true),
+            long(),
+        ] {
             let layouts = layouts(&graph);
             while rule(&mut graph, &target(&[], &layouts)) {
                 times += 1;

@@ -178,7 +178,7 @@ impl Graph {
         }
         self.expect(name, "width of q, k, v", (n + 2 * kv_heads) * head_dim, self.nodes[qkv.0].width)?;
         self.caches.push(heads);
-        let op = Op::RopeKv { layer: self.caches.len() - 1, heads, rope };
+        let op = Op::RopeKv { layer: self.caches.len() - 1, heads, rope, norm: None };
         Ok(self.push(name, op, vec![qkv], n * head_dim, Rows::Tokens))
     }
 

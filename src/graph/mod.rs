@@ -236,6 +236,8 @@ pub enum Op {
         heads: Heads,
         /// How q and k turn, if they do.
         rope: Option<RopeId>,
+        /// How their heads are normalised before: made by fusion.
+        norm: Option<HeadNorm>,
     },
     /// `[T, experts]` -> `[T, 2 chosen]`: the numbers of the experts with the largest logits, then their
     /// weights, which are the softmax of all logits (Shazeer et al. 2017).

@@ -114,7 +114,9 @@ impl<'a> Reference<'a> {
                 };
                 inputs[0].chunks_exact(node.width).flat_map(row).collect()
             }
-            Op::RopeKv { layer, heads, rope } => self.rope_kv(layer, heads, rope, inputs[0], batch),
+            Op::RopeKv { layer, heads, rope, norm: None } => {
+                self.rope_kv(layer, heads, rope, inputs[0], batch)
+            }
             Op::Attention { layer, heads, scores } => self.attention(layer, heads, scores, inputs[0], batch),
             Op::Glu(act) => inputs[0].chunks_exact(2).map(|p| activated(act, p[0]) * p[1]).collect(),
             Op::Activate(act) => inputs[0].iter().map(|x| activated(act, *x)).collect(),
@@ -156,6 +158,7 @@ impl<'a> Reference<'a> {
             | Op::LinearSplit { .. }
             | Op::ExpertLinear { .. }
             | Op::RmsNorm { add: true, .. }
+            | Op::RopeKv { norm: Some(_), .. }
             | Op::Combine { add: true }
             | Op::LinearMerge { .. }
             | Op::AttentionSplit { .. }

@@ -16,10 +16,13 @@ params! {
         pitch: u32,
         q_pitch: u32,
         ring: u32,
+        q_factors: u32,
+        k_factors: u32,
+        eps: f32,
     }
 }
 
-kernel!(ROPE_KV, "rope_kv", RopeKvParams, [qkv: Read, rope: Read, q: Write, k: Write, v: Write], variants);
+kernel!(ROPE_KV, "rope_kv", RopeKvParams, [qkv: Read, rope: Read, q: Write, k: Write, v: Write, qw: Read, kw: Read], variants);
 
 /// The heads of one layer.
 #[derive(Debug, Clone, Copy)]
@@ -34,12 +37,20 @@ pub struct RopeKv {
     pub rotated: usize,
     /// Pages of a sequence, where a layer with a window uses them in turn.
     pub ring: Option<usize>,
+    /// Factors of queries and of keys and the epsilon, where heads are normalised on the way.
+    pub norm: Option<([usize; 2], f32)>,
     /// Format of the cache.
     pub kv: KvFormat,
 }
 
-fn variant(kv: KvFormat, ring: Option<usize>, wg: u32, stored: usize) -> Variant {
-    let parts = [Part::Step, Part::LaneThread, Part::Kv(kv), pages_part(ring)];
+fn variant(kv: KvFormat, ring: Option<usize>, norm: bool, wg: u32, stored: usize) -> Variant {
+    let parts = [
+        Part::Step,
+        Part::LaneThread,
+        Part::Kv(kv),
+        pages_part(ring),
+        if norm { Part::HeadsRms } else { Part::HeadsPlain },
+    ];
     let numbers =
         [("WG", wg), ("PAGE", PAGE as u32), ("OCTS", stored as u32 / 8), ("FINE", ROPE_FINE as u32)];
     Variant::new(&ROPE_KV, &parts, &numbers)
@@ -47,9 +58,10 @@ fn variant(kv: KvFormat, ring: Option<usize>, wg: u32, stored: usize) -> Variant
 
 fn variants(caps: &Caps) -> Vec<Variant> {
     let wg = tuning::flat(caps);
-    let all =
-        KvFormat::ALL.into_iter().flat_map(|kv| [8, 64, 80].map(|stored| variant(kv, None, wg, stored)));
-    all.chain(KvFormat::ALL.map(|kv| variant(kv, Some(4), wg, 64))).collect()
+    let all = KvFormat::ALL
+        .into_iter()
+        .flat_map(|kv| [8, 64, 80].map(|stored| variant(kv, None, false, wg, stored)));
+    all.chain(KvFormat::ALL.map(|kv| variant(kv, Some(4), true, wg, 64))).collect()
 }
 
 /// One invocation for a pair of a query, or for what the format packs at once.
@@ -67,9 +79,12 @@ pub fn select(problem: &RopeKv, caps: &Caps) -> Dispatch {
         pitch: padded(width) as u32 / 2,
         q_pitch: padded(problem.heads * stored) as u32 / 2,
         ring: problem.ring.map_or(0, |pages| pages as u32),
+        q_factors: problem.norm.map_or(1, |(factors, _)| factors[0] as u32 / 2),
+        k_factors: problem.norm.map_or(1, |(factors, _)| factors[1] as u32 / 2),
+        eps: problem.norm.map_or(0.0, |(_, eps)| eps),
     };
     Dispatch {
-        variant: variant(problem.kv, problem.ring, wg, stored),
+        variant: variant(problem.kv, problem.ring, problem.norm.is_some(), wg, stored),
         params: params.words(),
         grid: Grid::Flat { per_row: items as u32, per_group: wg },
         rows: Rows::Tokens,

@@ -215,6 +215,12 @@ pub fn norm_prologue(caps: &Caps, tokens: usize) -> bool {
     tokens == 1 && (caps.kind != AdapterKind::Cpu || order(caps) == Order::Bundles)
 }
 
+/// Whether heads are normalised where they turn: each pair then sums its whole head, which for one token
+/// is less than a launch on a GPU, and more on a CPU.
+pub fn head_norm_prologue(caps: &Caps, tokens: usize) -> bool {
+    tokens == 1 && caps.kind != AdapterKind::Cpu
+}
+
 /// Whether gating goes into the mat-vec before it. On lavapipe (Mesa 25, two cores, SmolLM2
 /// Q4_1) it makes prompts 5 % slower, 57 against 60 tokens a second, and one token no slower.
 pub fn glu_epilogue(caps: &Caps, tokens: usize) -> bool {

@@ -52,6 +52,8 @@ pub enum Part {
     PagesRing,
     RowStore,
     RowAdd,
+    HeadsPlain,
+    HeadsRms,
     Choice,
 }
 
@@ -102,6 +104,8 @@ impl Part {
             Self::PagesRing,
             Self::RowStore,
             Self::RowAdd,
+            Self::HeadsPlain,
+            Self::HeadsRms,
             Self::Choice,
         ];
         all.extend(Nonlinearity::ALL.map(Self::OutGlu));
@@ -178,6 +182,8 @@ impl Part {
             Self::PagesRing => part!("pages_ring"),
             Self::RowStore => part!("row_store"),
             Self::RowAdd => part!("row_add"),
+            Self::HeadsPlain => part!("heads_plain"),
+            Self::HeadsRms => part!("heads_rms"),
             Self::Choice => part!("choice"),
         }
     }
@@ -202,6 +208,7 @@ impl Part {
             | Self::SpanWhole
             | Self::PagesAll
             | Self::RowStore
+            | Self::HeadsPlain
             | Self::Choice => None,
             Self::LaneThread => Some("thread"),
             Self::LaneSubgroup => Some("subgroup"),
@@ -228,6 +235,7 @@ impl Part {
             Self::Kv(KvFormat::Q4_0) => Some("kv_q4_0"),
             Self::SpanSplit => Some("split"),
             Self::PagesRing => Some("ring"),
+            Self::HeadsRms => Some("norm"),
         }
     }
 

@@ -2,7 +2,7 @@
 //! run of the graph that it started from.
 
 use crate::caps::Caps;
-use crate::graph::{Graph, Node, NodeId, Op, Out, VectorId, WeightId};
+use crate::graph::{Graph, Node, NodeId, Op, Out, Spans, VectorId, WeightId};
 use crate::kernels::tuning::Tiling;
 use crate::kernels::{PAGE, attention, gemm_merge};
 use crate::plan::WeightLayout;
@@ -18,6 +18,8 @@ pub struct Target<'a> {
     pub layouts: &'a [WeightLayout],
     /// Whether normalisation goes into the mat-vec that follows.
     pub norm: bool,
+    /// Whether heads are normalised where they turn.
+    pub head_norm: bool,
     /// Whether gating goes into the mat-vec before it.
     pub glu: bool,
     /// The adapter.
@@ -34,12 +36,13 @@ pub struct Target<'a> {
 pub type Rule = fn(&mut Graph, &Target<'_>) -> bool;
 
 /// All rules with their names, in the order of application.
-pub const RULES: [(&str, Rule); 6] = [
+pub const RULES: [(&str, Rule); 7] = [
     ("split_attention", split_attention),
     ("glu_into_linear", glu_into_linear),
     ("residual_into_linear", residual_into_linear),
     ("residual_into_rows", residual_into_rows),
     ("norm_into_linear", norm_into_linear),
+    ("head_norm_into_rope", head_norm_into_rope),
     ("split_linear", split_linear),
 ];
 
@@ -207,6 +210,24 @@ fn norm_into_linear(graph: &mut Graph, target: &Target<'_>) -> bool {
         }
         remove(graph, id);
         return true;
+    }
+    false
+}
+
+/// Heads are normalised where they turn, where nothing else uses the norm.
+fn head_norm_into_rope(graph: &mut Graph, target: &Target<'_>) -> bool {
+    for at in (0..graph.nodes.len()).filter(|_| target.head_norm) {
+        let Op::RopeKv { layer, heads, rope, norm: None } = graph.nodes[at].op else { continue };
+        let id = graph.nodes[at].inputs[0];
+        let Op::HeadNorm { norm, .. } = graph.nodes[id.0].op else { continue };
+        let x = graph.nodes[id.0].inputs[0];
+        let alone = users(graph, id).count() == 1 && !kept(graph, target, id);
+        if norm.spans == Spans::Heads && !norm.centred && alone && !overwritten_before(graph, x, NodeId(at)) {
+            graph.nodes[at].op = Op::RopeKv { layer, heads, rope, norm: Some(norm) };
+            graph.nodes[at].inputs[0] = x;
+            remove(graph, id);
+            return true;
+        }
     }
     false
 }

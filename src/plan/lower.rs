@@ -3,7 +3,7 @@
 use crate::caps::Caps;
 use crate::dtype::Activations;
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Heads, Node, Op, Out, Scores, Spans, VectorId, WeightId};
+use crate::graph::{Graph, HeadNorm, Heads, Node, Op, Out, Scores, Spans, VectorId, WeightId};
 use crate::kernels::pack::Order;
 use crate::kernels::{
     Dispatch, PAGE, Rows, activate, add, attention, attention_merge, attention_prefill, combine, embed, gemm,
@@ -27,6 +27,7 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         keep: &options.keep,
         layouts,
         norm: tuning::norm_prologue(caps, options.max_tokens),
+        head_norm: tuning::head_norm_prologue(caps, options.max_tokens),
         glu: tuning::glu_epilogue(caps, options.max_tokens),
         caps,
         attention_groups: tuning::attention_groups(caps, options.max_tokens),
@@ -167,18 +168,18 @@ impl Lowering<'_> {
                 let dispatch = gemm_merge::select(node.width, sums_of(out), splits, caps);
                 self.push(i, dispatch, vec![input(0), self.slot(i)], None);
             }
-            Op::RopeKv { layer, heads, rope } => {
+            Op::RopeKv { layer, heads, rope, norm } => {
                 let rotated = self.graph.rotated(rope);
                 let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
                 let ring = self.ring(self.window(layer));
-                let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, ring, kv };
-                let bindings = vec![
-                    input(0),
-                    Resource::Rope(rope.map_or(0, |id| id.0)),
-                    out,
-                    Resource::Keys(layer),
-                    Resource::Values(layer),
-                ];
+                let factors = |norm: HeadNorm| [norm.q, norm.k].map(|v| self.graph.vectors[v.0].len());
+                let normed = norm.map(|norm| (factors(norm), norm.eps));
+                let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, ring, norm: normed, kv };
+                // Without a norm any buffer that is read does for its factors.
+                let table = Resource::Rope(rope.map_or(0, |id| id.0));
+                let [q, k] = norm.map_or([table; 2], |norm| [norm.q, norm.k].map(Resource::Vector));
+                let bindings =
+                    vec![input(0), table, out, Resource::Keys(layer), Resource::Values(layer), q, k];
                 self.push(i, rope_kv::select(&problem, caps), bindings, None);
             }
             Op::Route { chosen, normalised } => self.route(i, chosen, normalised),

@@ -157,7 +157,7 @@ mod tests {
             let keep: Vec<String> =
                 kept.iter().filter_map(|&k| graph.nodes.get(k)).map(|n| n.name.clone()).collect();
             check(&graph, &keep);
-            check(&fuse(&graph, &Target { keep: &keep, layouts: &[], norm: true, glu: true, caps: &crate::caps::Caps::nvidia(), attention_groups: 64, pages: 8, tiling: Some(Tiling { tokens: 64, groups: 128 }) }), &keep);
+            check(&fuse(&graph, &Target { keep: &keep, layouts: &[], norm: true, head_norm: true, glu: true, caps: &crate::caps::Caps::nvidia(), attention_groups: 64, pages: 8, tiling: Some(Tiling { tokens: 64, groups: 128 }) }), &keep);
         }
     }
 
