@@ -10,8 +10,8 @@ params! {
 
 kernel!(GROUP, "group", GroupParams, [routes: Read, groups: Write], variants);
 
-/// Invocations: one for each expert of most models.
-const WG: u32 = 128;
+/// Invocations.
+const WG: u32 = 256;
 
 fn variant(experts: usize, chosen: usize, size: usize) -> Variant {
     let sizes = [("EXPERTS", experts as u32), ("CHOSEN", chosen as u32), ("SIZE", size as u32)];
