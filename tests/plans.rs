@@ -61,6 +61,20 @@ fn plans_of_llama_3_8b() {
     }
 }
 
+/// One layer of Qwen3 30B A3B: experts, and heads that are normalised.
+fn experts() -> Graph {
+    let mut config = Config::preset("qwen3-30b-a3b").unwrap();
+    config.num_hidden_layers = 1;
+    (architecture("qwen3_moe").unwrap().graph)(&config).unwrap()
+}
+
+#[test]
+fn plans_of_qwen3_30b_a3b() {
+    for (name, caps) in Caps::presets() {
+        insta::assert_snapshot!(format!("qwen3_30b_a3b_{name}"), text(&experts(), WeightFormat::Q4_0, &caps));
+    }
+}
+
 #[test]
 fn graphs_have_a_text() {
     insta::assert_snapshot!("graph_smollm2_135m", graph(576, 1536, 9, 3, 49152, true).to_string());
@@ -114,6 +128,22 @@ fn activations_that_exceed_a_binding_are_refused_with_what_would_fit() {
     let error = lower(&graph, &layouts, &caps, &PlanOptions::new(512, 512, KvFormat::F16)).unwrap_err();
     assert!(matches!(error, wgllama::Error::OutOfMemory { .. }), "{error}");
     assert!(error.to_string().contains("at most 261 tokens"), "{error}");
+}
+
+/// A row for each token and each expert that it chose is more than the tokens are.
+#[test]
+fn grids_that_exceed_the_adapter_are_refused() {
+    let graph = experts();
+    let caps = Caps { kind: AdapterKind::Cpu, ..Caps::baseline() };
+    let layout = |w: &wgllama::graph::WeightSpec| {
+        WeightLayout::new(w, &vec![WeightFormat::Q4_0; w.parts.len()], &caps).unwrap()
+    };
+    let layouts: Vec<_> = graph.weights.iter().map(layout).collect();
+    let plan = |tokens| lower(&graph, &layouts, &caps, &PlanOptions::new(tokens, 1, KvFormat::F16));
+    let error = plan(10_000).unwrap_err();
+    assert!(matches!(error, wgllama::Error::InvalidOption { .. }), "{error}");
+    assert!(error.to_string().contains("chunk") && error.to_string().contains("65535"), "{error}");
+    assert!(plan(100).is_ok());
 }
 
 /// However a graph is cut into launches, the work of a step is that of the model: weights and

@@ -262,7 +262,7 @@ impl Executable {
         let mut traffic = 0;
         for (i, launch) in self.launches[..launches].iter().enumerate().skip(start) {
             let [.., layers] = launch.grid.size(launch.rows_of(batch), self.context.caps().max_groups);
-            traffic += self.plan.launches[i].weight_bytes as u64 * u64::from(layers);
+            traffic += self.plan.launches[i].layer_bytes() as u64 * u64::from(layers);
             if traffic > SUBMIT_TRAFFIC && i > start && batch.tokens.len() > 1 {
                 return i;
             }

@@ -157,7 +157,7 @@ impl Grid {
         let fold = |n: u32| if n <= limit { [n, 1] } else { [limit, n.div_ceil(limit)] };
         match self {
             Self::Flat { per_row, per_group } => {
-                let [x, y] = fold((rows * per_row).div_ceil(per_group));
+                let [x, y] = fold(rows.saturating_mul(per_row).div_ceil(per_group));
                 [x, y, 1]
             }
             Self::Layers { groups, cols } => {

@@ -7,8 +7,10 @@ use crate::model::Config;
 use crate::nonlinearity::Nonlinearity;
 
 /// What its configurations may leave out.
-pub const DEFAULTS: &str =
-    r#"{"head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true}"#;
+pub const DEFAULTS: &str = r#"{
+    "head_dim": 256, "num_attention_heads": 16, "num_key_value_heads": 16, "max_position_embeddings": 8192,
+    "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": true
+}"#;
 
 /// What all Gemmas have in their folders.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {

@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::model::{Config, Unwritable};
 
+/// What its configurations may leave out.
+pub const DEFAULTS: &str = r#"{"attention_multiplier": 1.0}"#;
+
 /// The factors.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
     let number = |key: &str| positive(json.opt_f64(key)?, |message| json.error(key, message));

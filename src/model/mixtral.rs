@@ -5,6 +5,12 @@ use crate::error::Result;
 use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::model::{Config, Experts, Unwritable};
 
+/// What its configurations may leave out.
+pub const DEFAULTS: &str = r#"{
+    "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0,
+    "num_local_experts": 8, "num_experts_per_tok": 2
+}"#;
+
 /// The names of its experts in GGUF.
 pub const MODULES: [(&str, &str); 4] = [
     ("block_sparse_moe.gate", "ffn_gate_inp"),
@@ -19,8 +25,8 @@ pub const EXPERTS: [&str; 4] = ["block_sparse_moe", "w1", "w3", "w2"];
 /// Its experts and windows.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
     let experts = Experts {
-        count: json.opt_usize("num_local_experts")?.unwrap_or(8),
-        chosen: json.opt_usize("num_experts_per_tok")?.unwrap_or(2),
+        count: json.usize("num_local_experts")?,
+        chosen: json.usize("num_experts_per_tok")?,
         width: config.intermediate_size,
         normalised: true,
         layers: (0..config.num_hidden_layers).collect(),

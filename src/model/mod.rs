@@ -119,14 +119,16 @@ pub static ARCHITECTURES: [Architecture; 15] = [
         model_type: "granite",
         gguf_name: "granite",
         config: granite::config,
+        defaults: granite::DEFAULTS,
         gguf: granite::gguf,
         to_gguf: granite::to_gguf,
         ..LLAMA
     },
-    Architecture { model_type: "mistral", config: mistral::config, ..LLAMA },
+    Architecture { model_type: "mistral", config: mistral::config, defaults: mistral::DEFAULTS, ..LLAMA },
     Architecture {
         model_type: "mixtral",
         config: mixtral::config,
+        defaults: mixtral::DEFAULTS,
         to_gguf: mixtral::to_gguf,
         modules: &mixtral::MODULES,
         ..LLAMA
@@ -135,6 +137,7 @@ pub static ARCHITECTURES: [Architecture; 15] = [
         model_type: "olmo2",
         gguf_name: "olmo2",
         config: olmo2::config,
+        defaults: olmo2::DEFAULTS,
         gguf: olmo2::gguf,
         modules: &olmo2::MODULES,
         neighbours: false,
@@ -144,6 +147,7 @@ pub static ARCHITECTURES: [Architecture; 15] = [
         model_type: "phi3",
         gguf_name: "phi3",
         config: phi3::config,
+        defaults: phi3::DEFAULTS,
         gguf: phi3::gguf,
         to_gguf: phi3::to_gguf,
         neighbours: false,
@@ -153,6 +157,7 @@ pub static ARCHITECTURES: [Architecture; 15] = [
         model_type: "qwen2",
         gguf_name: "qwen2",
         config: qwen2::config,
+        defaults: qwen2::DEFAULTS,
         neighbours: false,
         ..LLAMA
     },
@@ -160,6 +165,7 @@ pub static ARCHITECTURES: [Architecture; 15] = [
         model_type: "qwen3",
         gguf_name: "qwen3",
         config: qwen3::config,
+        defaults: qwen3::DEFAULTS,
         gguf: qwen3::gguf,
         neighbours: false,
         ..LLAMA
@@ -179,6 +185,7 @@ pub static ARCHITECTURES: [Architecture; 15] = [
         model_type: "smollm3",
         gguf_name: "smollm3",
         config: smollm3::config,
+        defaults: smollm3::DEFAULTS,
         gguf: smollm3::gguf,
         to_gguf: smollm3::to_gguf,
         ..LLAMA

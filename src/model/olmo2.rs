@@ -5,6 +5,9 @@ use crate::error::Result;
 use crate::files::{Gguf, JsonFile};
 use crate::model::{Config, HeadNorms, Norms};
 
+/// What its configurations may leave out.
+pub const DEFAULTS: &str = r#"{"rms_norm_eps": 1e-5}"#;
+
 /// The names of its norms in GGUF.
 pub const MODULES: [(&str, &str); 1] = [("post_attention_layernorm", "post_attention_norm")];
 

@@ -5,6 +5,11 @@ use crate::error::Result;
 use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::model::{Config, Unwritable};
 
+/// What its configurations may leave out.
+pub const DEFAULTS: &str = r#"{
+    "max_position_embeddings": 4096, "original_max_position_embeddings": 4096, "rms_norm_eps": 1e-5
+}"#;
+
 /// Its tensors and windows.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
     config.joined_tensors = true;

@@ -6,6 +6,7 @@ use crate::model::{Config, Experts, Unwritable, mixtral, qwen3};
 
 /// What its configurations may leave out.
 pub const DEFAULTS: &str = r#"{
+    "num_key_value_heads": 4, "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28,
     "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": false, "decoder_sparse_step": 1
 }"#;
 

@@ -4,6 +4,11 @@ use crate::error::Result;
 use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::model::{Config, Unwritable};
 
+/// What its configurations may leave out.
+pub const DEFAULTS: &str = r#"{
+    "num_key_value_heads": 4, "max_position_embeddings": 32768, "rope_theta": 2000000.0, "tie_word_embeddings": true
+}"#;
+
 /// Layers from one without rotation to the next, where a file does not say.
 const INTERVAL: usize = 4;
 

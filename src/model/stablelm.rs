@@ -8,7 +8,9 @@ use crate::host::TensorSource;
 use crate::model::{Config, HeadNorms, NormKind, Unwritable};
 
 /// What its configurations may leave out.
-pub const DEFAULTS: &str = r#"{"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25}"#;
+pub const DEFAULTS: &str = r#"{
+    "num_key_value_heads": 32, "max_position_embeddings": 4096, "layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25
+}"#;
 
 /// Its norms and biases.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {

@@ -9,7 +9,8 @@ use crate::nonlinearity::Nonlinearity;
 
 /// What its configurations may leave out.
 pub const DEFAULTS: &str = r#"{
-    "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5, "use_bias": true, "tie_word_embeddings": true
+    "num_key_value_heads": 2, "max_position_embeddings": 4096, "hidden_act": "gelu_pytorch_tanh", "norm_epsilon": 1e-5,
+    "use_bias": true, "tie_word_embeddings": true
 }"#;
 
 /// The names of its feed-forward part in GGUF.

@@ -41,8 +41,9 @@ impl fmt::Display for Plan {
                 write!(f, "{}{binding}", if n == 0 { " " } else { ", " })?;
             }
             write!(f, " {}", launch.dispatch.grid)?;
-            if launch.weight_bytes > 0 {
-                write!(f, " {:.2} MB", launch.weight_bytes as f64 / 1e6)?;
+            let bytes = launch.weight_bytes_of(self.options.max_tokens);
+            if bytes > 0 {
+                write!(f, " {:.2} MB", bytes as f64 / 1e6)?;
             }
             writeln!(f)?;
         }

@@ -74,8 +74,18 @@ fn pitch(node: &Node) -> usize {
     }
 }
 
-/// Every slot must fit one binding.
+/// Every slot must fit one binding, and every grid what an adapter launches.
 fn check(plan: &Plan, caps: &Caps) -> Result<()> {
+    let (tokens, outputs) = (plan.options.max_tokens, plan.options.max_outputs);
+    for Launch { name, dispatch, .. } in &plan.launches {
+        let rows = u32::try_from(dispatch.rows.count(tokens, outputs)).unwrap_or(u32::MAX);
+        if let Some(n) = dispatch.grid.size(rows, caps.max_groups).into_iter().find(|n| *n > caps.max_groups)
+        {
+            let most = caps.max_groups;
+            let message = format!("{tokens} tokens at a time take {n} workgroups for {name}, at most {most}");
+            return Err(Error::option("chunk", message));
+        }
+    }
     let limit = caps.max_storage_binding.min(caps.max_buffer);
     let largest = plan.slots.iter().copied().max().unwrap_or(0) as u64 * 4;
     if largest > limit {

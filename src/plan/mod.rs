@@ -107,7 +107,7 @@ pub struct Launch {
     pub dispatch: Dispatch,
     /// What each declared binding refers to.
     pub bindings: Vec<Resource>,
-    /// Bytes of weights that it reads.
+    /// Bytes of weights that it reads, or chooses from.
     pub weight_bytes: usize,
     /// What else it moves and computes, for statements of its speed.
     pub work: Work,
@@ -172,7 +172,7 @@ impl Plan {
 
     /// Bytes of weights that one step reads.
     pub fn weight_bytes(&self) -> usize {
-        self.launches.iter().map(|l| l.weight_bytes).sum()
+        self.launches.iter().map(|l| l.weight_bytes_of(self.options.max_tokens)).sum()
     }
 
     /// Bytes of activation buffers.

@@ -68,6 +68,20 @@ impl AddAssign for Traffic {
 }
 
 impl Launch {
+    /// Bytes of weights that it reads for `tokens` tokens: of experts, those that are chosen if all tokens
+    /// choose others.
+    pub fn weight_bytes_of(&self, tokens: usize) -> usize {
+        match self.work.experts {
+            Some((chosen, all)) if tokens * chosen < all => self.weight_bytes / all * tokens * chosen,
+            _ => self.weight_bytes,
+        }
+    }
+
+    /// Bytes of weights that a layer of its grid reads: all of them, or an expert's.
+    pub fn layer_bytes(&self) -> usize {
+        self.work.experts.map_or(self.weight_bytes, |(_, all)| self.weight_bytes / all.max(1))
+    }
+
     /// What it moves and computes for `batch`.
     pub fn traffic(&self, batch: &Batch) -> Traffic {
         let rows = match self.dispatch.rows {
@@ -77,11 +91,9 @@ impl Launch {
         if rows == 0 {
             return Traffic::default();
         }
-        let Work { row_bytes, row_flops, position_bytes, position_flops, window, experts } = self.work;
-        // If all choose others, the most weights are read.
-        let share = experts.map_or(1.0, |(chosen, all)| ((rows * chosen) as f64 / all as f64).min(1.0));
+        let Work { row_bytes, row_flops, position_bytes, position_flops, window, .. } = self.work;
         let mut traffic = Traffic {
-            weights: self.weight_bytes as f64 * share,
+            weights: self.weight_bytes_of(rows) as f64,
             activations: (rows * row_bytes) as f64,
             flops: (rows * row_flops) as f64,
             cache: 0.0,
