@@ -307,28 +307,6 @@ fn a_linear_of_the_residual_itself_stays() {
     assert_eq!(fuse(&g, &[]), g);
 }
 
-/// As `attended`, with heads that are normalised by factors that they share, or by their own.
-fn normed_heads(own: bool) -> Graph {
-    let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
-    let mut g = Graph::new(Rope::plain(1e4, 8));
-    let table = g.weight(matrix("table", 20, 64)).unwrap();
-    let qkv = g.weight(matrix("qkv", 120, 64)).unwrap();
-    let o = g.weight(matrix("o", 64, 72)).unwrap();
-    let norm = g.vector(vector("norm", 64));
-    let [q, k] =
-        [("qn", 72), ("kn", 24)].map(|(name, all)| g.vector(vector(name, if own { all } else { 12 })));
-    let x = g.embed("x", table);
-    let h = g.linear("qkv", x, qkv, None).unwrap();
-    let how = HeadNorm { q, k, spans: Spans::Heads, centred: false, eps: 1e-5 };
-    let h = g.head_norm("qk_norm", h, how, heads).unwrap();
-    let q = g.rope_kv("q", h, heads).unwrap();
-    let h = g.attention("attn", q, 0.3).unwrap();
-    let h = g.linear("o", h, o, None).unwrap();
-    let y = g.rms_norm("y", h, norm, 1e-5, Rows::Outputs).unwrap();
-    g.linear("logits", y, table, None).unwrap();
-    g
-}
-
 #[test]
 fn norms_of_heads_go_into_their_rotation() {
     for own in [false, true] {
@@ -343,15 +321,31 @@ fn norms_of_heads_go_into_their_rotation() {
 
 /// embed -> q, k, v -> rope -> attention -> o -> logits.
 fn attended() -> Graph {
-    let heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
-    let mut g = Graph::new(Rope::plain(1e4, 12));
+    attended_by(12, |_, qkv| qkv)
+}
+
+/// The same with heads that are normalised, by factors that they share or by their own, and turn in part.
+fn normed_heads(own: bool) -> Graph {
+    attended_by(8, |g, qkv| {
+        let factors = |(name, all)| vector(name, if own { all } else { HEADS.head_dim });
+        let [q, k] = [("qn", 72), ("kn", 24)].map(factors).map(|spec| g.vector(spec));
+        let norm = HeadNorm { q, k, spans: Spans::Heads, centred: false, eps: 1e-5 };
+        g.head_norm("qk_norm", qkv, norm, HEADS).unwrap()
+    })
+}
+
+const HEADS: Heads = Heads { heads: 6, kv_heads: 2, head_dim: 12 };
+
+fn attended_by(rotated: usize, heads: impl Fn(&mut Graph, NodeId) -> NodeId) -> Graph {
+    let mut g = Graph::new(Rope::plain(1e4, rotated));
     let table = g.weight(matrix("table", 20, 64)).unwrap();
     let qkv = g.weight(matrix("qkv", 120, 64)).unwrap();
     let o = g.weight(matrix("o", 64, 72)).unwrap();
     let norm = g.vector(vector("norm", 64));
     let x = g.embed("x", table);
     let h = g.linear("qkv", x, qkv, None).unwrap();
-    let q = g.rope_kv("q", h, heads).unwrap();
+    let h = heads(&mut g, h);
+    let q = g.rope_kv("q", h, HEADS).unwrap();
     let h = g.attention("attn", q, 0.3).unwrap();
     let h = g.linear("o", h, o, None).unwrap();
     let y = g.rms_norm("y", h, norm, 1e-5, Rows::Outputs).unwrap();

@@ -693,19 +693,21 @@ fn joined(folder: &TempDir) -> TempDir {
     out
 }
 
+/// The tiny model without biases, in five layers, as one of another family.
+fn of_type(model_type: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    Tiny { biases: false, layers: 5, ..Tiny::default() }.write(folder.path()).unwrap();
+    edit_config(&folder, |config| {
+        config.insert("model_type".into(), json!(model_type));
+    });
+    folder
+}
+
 /// Other families, whose rows GGUF has in other orders, and scalings of rotations. Divisors of
 /// frequencies come back rounded to f32.
 #[test]
 fn converted_families_give_the_same_logits() {
     let Some(gpu) = gpu() else { return };
-    let with_layers = |model_type: &str| {
-        let folder = tempfile::tempdir().unwrap();
-        Tiny { biases: false, layers: 5, ..Tiny::default() }.write(folder.path()).unwrap();
-        edit_config(&folder, |config| {
-            config.insert("model_type".into(), json!(model_type));
-        });
-        folder
-    };
     let qwen2 = with_tensors(|tensors| {
         let own = |name: &str| {
             !name.ends_with("bias") || ["q_proj", "k_proj", "v_proj"].iter().any(|p| name.contains(p))
@@ -715,7 +717,7 @@ fn converted_families_give_the_same_logits() {
     edit_config(&qwen2, |config| {
         config.insert("model_type".into(), json!("qwen2"));
     });
-    let granite = with_layers("granite");
+    let granite = of_type("granite");
     edit_config(&granite, |config| {
         for (key, value) in [
             ("embedding_multiplier", 6.0),
@@ -726,8 +728,8 @@ fn converted_families_give_the_same_logits() {
             config.insert(key.into(), json!(value));
         }
     });
-    let phi3 = joined(&with_layers("phi3"));
-    let olmo2 = with_layers("olmo2");
+    let phi3 = joined(&of_type("phi3"));
+    let olmo2 = of_type("olmo2");
     let mut tensors = read_tensors(olmo2.path());
     for tensor in &mut tensors {
         tensor.name = tensor.name.replace("input_layernorm", "post_feedforward_layernorm");
@@ -741,11 +743,11 @@ fn converted_families_give_the_same_logits() {
     let scaled = |rope: Value| with_key("rope_parameters", rope);
     let divisors: Vec<f64> = (0..5).map(|i| 1.0 + f64::from(i)).collect();
     for (folder, architecture) in [
-        (with_layers("mistral"), "llama"),
+        (of_type("mistral"), "llama"),
         (granite, "granite"),
         (phi3, "phi3"),
         (olmo2, "olmo2"),
-        (with_layers("smollm3"), "smollm3"),
+        (of_type("smollm3"), "smollm3"),
         (qwen2, "qwen2"),
         (scaled(json!({ "rope_type": "linear", "factor": 4.0 })), "llama"),
         (
@@ -780,12 +782,12 @@ fn converted_families_give_the_same_logits() {
         assert_error!(error, Config, key, "GGUF has no key");
     };
     refused(scaled(json!({ "rope_type": "dynamic", "factor": 4.0 })), "rope_type");
-    let windows = with_layers("mistral");
+    let windows = of_type("mistral");
     edit_config(&windows, |config| {
         config.insert("sliding_window".into(), json!(16));
     });
     refused(windows, "sliding_window");
-    let every_other = with_layers("smollm3");
+    let every_other = of_type("smollm3");
     edit_config(&every_other, |config| {
         config.insert("no_rope_layers".into(), json!([1, 0, 1, 0, 1]));
     });
@@ -883,14 +885,6 @@ fn merged(folder: &TempDir, adapter: &TempDir, scale: f32) -> TempDir {
 #[test]
 fn adapters_equal_merged_weights() {
     let Some(gpu) = gpu() else { return };
-    let of_type = |model_type: &str| {
-        let folder = tempfile::tempdir().unwrap();
-        Tiny { biases: false, layers: 5, ..Tiny::default() }.write(folder.path()).unwrap();
-        edit_config(&folder, |config| {
-            config.insert("model_type".into(), json!(model_type));
-        });
-        folder
-    };
     let plain = of_type("llama");
     let own = adapter(&[
         ("model.layers.0.self_attn.k_proj", 20, 48),

@@ -2,7 +2,7 @@
 //! one cache. Weights are then read once for all of them.
 
 use crate::error::{Error, Result};
-use crate::generate::session::Base;
+use crate::generate::session::{Base, missing};
 use crate::generate::{Sampler, SessionOptions};
 use crate::gpu::{Executable, StepTables};
 use crate::graph::{Batch, Token};
@@ -73,13 +73,11 @@ impl Group {
     fn recall(&mut self, sequence: usize) -> Result<()> {
         let known = &mut self.known[sequence];
         while *known < self.ids[sequence].len() {
-            let end = self.ids[sequence].len().min(*known + self.chunk);
-            let mut batch = Batch::sequence(&self.ids[sequence][*known..end], *known, sequence as u32);
-            batch.outputs.clear();
-            self.cache.reserve(sequence, end)?;
+            let batch = missing(&self.ids[sequence], *known, self.chunk, sequence as u32);
+            self.cache.reserve(sequence, *known + batch.tokens.len())?;
             let run = self.base.ensure(&mut self.prefill, &self.cache, None, self.chunk, 1)?;
             run.run(&batch, StepTables(self.cache.tables()))?;
-            *known = end;
+            *known += batch.tokens.len();
         }
         Ok(())
     }

@@ -98,6 +98,12 @@ pub struct Session {
     chosen: Vec<u32>,
 }
 
+/// The next of `ids` that the cache does not know (any more), without any logits.
+pub(super) fn missing(ids: &[u32], known: usize, chunk: usize, sequence: u32) -> Batch {
+    let end = ids.len().min(known + chunk);
+    Batch { outputs: Vec::new(), ..Batch::sequence(&ids[known..end], known, sequence) }
+}
+
 /// What every executable is made from.
 pub(super) struct Base {
     pub model: Model,
@@ -285,14 +291,12 @@ impl Session {
             self.known = 0;
         }
         while self.known < self.ids.len() {
-            let piece = &self.ids[self.known..self.ids.len().min(self.known + self.chunk)];
-            let mut batch = Batch::sequence(piece, self.known, 0);
-            batch.outputs.clear();
-            self.cache.reserve(0, self.known + piece.len())?;
+            let batch = missing(&self.ids, self.known, self.chunk, 0);
+            self.cache.reserve(0, self.known + batch.tokens.len())?;
             let choices = Some(&self.choices);
             let run = self.base.ensure(&mut self.prefill, &self.cache, choices, self.chunk, 1)?;
             run.run(&batch, StepTables(self.cache.tables()))?;
-            self.known += piece.len();
+            self.known += batch.tokens.len();
         }
         Ok(())
     }

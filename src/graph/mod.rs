@@ -404,10 +404,14 @@ impl Graph {
         rope.map_or(0, |id| self.ropes[id.0].rotated)
     }
 
-    /// The window of the attention to a layer's cache.
+    /// The window of the attention, fused or not, to a layer's cache.
     pub fn window(&self, cache: usize) -> Option<usize> {
         let window = |node: &Node| match node.op {
-            Op::Attention { layer, scores, .. } if layer == cache => scores.window,
+            Op::Attention { layer, scores, .. } | Op::AttentionSplit { layer, scores, .. }
+                if layer == cache =>
+            {
+                scores.window
+            }
             _ => None,
         };
         self.nodes.iter().find_map(window)

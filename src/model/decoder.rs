@@ -286,21 +286,20 @@ impl Builder<'_> {
 
     /// As [`norm`](Self::norm), of some rows, times `scale`.
     fn normalised(&mut self, name: &str, x: NodeId, stem: &str, rows: Rows, scale: f32) -> Result<NodeId> {
-        let eps = self.config.norm_eps;
-        let weight = self.vector(name, format!("{stem}.weight"), self.config.norm_shift, scale);
+        let (eps, wide) = (self.config.norm_eps, self.config.hidden_size);
+        let weight = self.vector(name, format!("{stem}.weight"), wide, self.config.norm_shift, scale);
         match self.config.norm_kind {
             NormKind::Rms => self.graph.rms_norm(name, x, weight, eps, rows),
             NormKind::Layer => {
-                let bias = self.vector(&format!("{name}_bias"), format!("{stem}.bias"), 0.0, scale);
+                let bias = self.vector(&format!("{name}_bias"), format!("{stem}.bias"), wide, 0.0, scale);
                 self.graph.layer_norm(name, x, [weight, bias], eps, rows)
             }
         }
     }
 
-    /// A vector as wide as the residual stream, shifted and then times `scale`.
-    fn vector(&mut self, name: &str, tensor: String, shift: f32, scale: f32) -> VectorId {
-        let part = Part { tensor, rows: self.config.hidden_size, order: RowOrder::Stored, within: None };
-        let parts = vec![part];
+    /// The vector of a tensor of `rows` values, shifted and then times `scale`.
+    fn vector(&mut self, name: &str, tensor: String, rows: usize, shift: f32, scale: f32) -> VectorId {
+        let parts = vec![Part { tensor, rows, order: RowOrder::Stored, within: None }];
         self.graph.vector(VectorSpec { name: name.to_string(), parts, interleaved: false, shift, scale })
     }
 
@@ -320,14 +319,6 @@ impl Builder<'_> {
 
     /// The bias of a matrix of `rows` rows.
     fn bias(&mut self, name: &str, stem: &str, rows: usize) -> VectorId {
-        let part = Part { tensor: format!("{stem}.bias"), rows, order: RowOrder::Stored, within: None };
-        let parts = vec![part];
-        self.graph.vector(VectorSpec {
-            name: name.to_string(),
-            parts,
-            interleaved: false,
-            shift: 0.0,
-            scale: 1.0,
-        })
+        self.vector(name, format!("{stem}.bias"), rows, 0.0, 1.0)
     }
 }

@@ -1,7 +1,7 @@
 //! model_type `gemma2` (Gemma 2, 2024): a Gemma that normalises what the parts of a layer read and
 //! what they add, caps scores and logits, and has windows in every other layer.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::model::{Config, Norms, Unwritable, gemma};
 
@@ -26,7 +26,7 @@ pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
 pub fn common(json: &JsonFile, config: &mut Config) -> Result<()> {
     gemma::config(json, config)?;
     config.norms = Norms::Both;
-    let number = |key: &str| positive(json.opt_f64(key)?, |message| json.error(key, message));
+    let number = |key: &str| super::positive(json, key);
     config.attention_scale = number("query_pre_attn_scalar")?.map(|scalar| scalar.powf(-0.5) as f32);
     config.attention_cap = number("attn_logit_softcapping")?.map(|cap| cap as f32);
     config.logits_cap = number("final_logit_softcapping")?.map(|cap| cap as f32);
@@ -46,10 +46,7 @@ pub fn gguf(gguf: &Gguf, config: &mut Config) -> Result<()> {
 pub fn common_in_gguf(gguf: &Gguf, arch: &str, config: &mut Config) -> Result<()> {
     gemma::gguf(gguf, config)?;
     config.norms = Norms::Both;
-    let number = |name: &str| {
-        let key = format!("{arch}.{name}");
-        positive(gguf.opt_f32(&key)?.map(f64::from), |message| gguf.error(&key, message))
-    };
+    let number = |name: &str| super::positive_in_gguf(gguf, &format!("{arch}.{name}"));
     config.attention_cap = number("attn_logit_softcapping")?.map(|cap| cap as f32);
     config.logits_cap = number("final_logit_softcapping")?.map(|cap| cap as f32);
     Ok(())
@@ -115,13 +112,4 @@ pub fn common_to_gguf(
 
 fn slides(layer: usize) -> bool {
     layer.is_multiple_of(2)
-}
-
-fn positive(value: Option<f64>, error: impl Fn(String) -> Error) -> Result<Option<f64>> {
-    match value {
-        Some(v) if !(v.is_finite() && v > 0.0) => {
-            Err(error(format!("expected a positive number, found {v}")))
-        }
-        other => Ok(other),
-    }
 }

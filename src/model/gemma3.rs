@@ -54,10 +54,7 @@ pub fn gguf(gguf: &Gguf, config: &mut Config) -> Result<()> {
     config.query_norms = Some(HeadNorms::Shared);
     config.attention_scale = gemma2::usual_scale(config, LARGEST);
     let key = format!("{ARCH}.rope.freq_base_swa");
-    let theta = gguf.opt_f32(&key)?.map_or(SLIDING_THETA, f64::from);
-    if !(theta.is_finite() && theta > 0.0) {
-        return Err(gguf.error(&key, format!("expected a positive number, found {theta}")));
-    }
+    let theta = super::positive_in_gguf(gguf, &key)?.unwrap_or(SLIDING_THETA);
     config.sliding_rope = Some(Rope::plain(theta, config.head_dim));
     gemma2::windows_in_gguf(gguf, ARCH, config, 1024, slides)
 }

@@ -1,7 +1,7 @@
 //! model_type `granite` (Granite 3, IBM, 2024): a LLaMA with factors for the embedding, the scores,
 //! what layers add to the residual stream, and the logits.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{Gguf, GgufWriter, JsonFile};
 use crate::model::{Config, Unwritable};
 
@@ -10,7 +10,7 @@ pub const DEFAULTS: &str = r#"{"attention_multiplier": 1.0}"#;
 
 /// The factors.
 pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
-    let number = |key: &str| positive(json.opt_f64(key)?, |message| json.error(key, message));
+    let number = |key: &str| super::positive(json, key);
     set(
         config,
         [
@@ -25,10 +25,7 @@ pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
 
 /// The same in GGUF.
 pub fn gguf(gguf: &Gguf, config: &mut Config) -> Result<()> {
-    let number = |name: &str| {
-        let key = format!("granite.{name}");
-        positive(gguf.opt_f32(&key)?.map(f64::from), |message| gguf.error(&key, message))
-    };
+    let number = |name: &str| super::positive_in_gguf(gguf, &format!("granite.{name}"));
     set(
         config,
         [
@@ -48,15 +45,6 @@ pub fn to_gguf(config: &Config, writer: &mut GgufWriter) -> Result<(), Unwritabl
     writer.f32("granite.logit_scale", 1.0 / config.logits_scale);
     config.attention_scale.inspect(|scale| writer.f32("granite.attention.scale", *scale));
     super::plain_gguf(config, writer)
-}
-
-fn positive(value: Option<f64>, error: impl Fn(String) -> Error) -> Result<Option<f64>> {
-    match value {
-        Some(v) if !(v.is_finite() && v > 0.0) => {
-            Err(error(format!("expected a positive number, found {v}")))
-        }
-        other => Ok(other),
-    }
 }
 
 fn set(config: &mut Config, [embedding, scores, residual, logits]: [Option<f64>; 4]) {

@@ -245,20 +245,33 @@ fn plain_gguf(config: &Config, _: &mut GgufWriter) -> Result<(), Unwritable> {
     Ok(())
 }
 
+/// A positive number, if it is there.
+fn positive(json: &JsonFile, key: &str) -> Result<Option<f64>> {
+    checked(json.opt_f64(key)?, |message| json.error(key, message))
+}
+
+/// The same in GGUF.
+fn positive_in_gguf(gguf: &Gguf, key: &str) -> Result<Option<f64>> {
+    checked(gguf.opt_f32(key)?.map(f64::from), |message| gguf.error(key, message))
+}
+
+fn checked(value: Option<f64>, error: impl Fn(String) -> Error) -> Result<Option<f64>> {
+    match value {
+        Some(v) if !(v.is_finite() && v > 0.0) => {
+            Err(error(format!("expected a positive number, found {v}")))
+        }
+        other => Ok(other),
+    }
+}
+
 /// What is added to a variance, by the family's own key.
 fn epsilon(json: &JsonFile, key: &str) -> Result<f32> {
-    match json.f64(key)? {
-        eps if eps.is_finite() && eps > 0.0 => Ok(eps as f32),
-        eps => Err(json.error(key, format!("expected a positive number, found {eps}"))),
-    }
+    Ok(positive(json, key)?.map_or_else(|| json.f64(key), Ok)? as f32)
 }
 
 /// The same in GGUF.
 fn epsilon_in_gguf(gguf: &Gguf, key: &str) -> Result<f32> {
-    match gguf.f32(key)? {
-        eps if eps.is_finite() && eps > 0.0 => Ok(eps),
-        eps => Err(gguf.error(key, format!("expected a positive number, found {eps}"))),
-    }
+    positive_in_gguf(gguf, key)?.map_or_else(|| gguf.f32(key), |eps| Ok(eps as f32))
 }
 
 /// Reads which layers see only the last `sliding_window` positions: those that `layer_types`

@@ -128,13 +128,7 @@ fn scaling(json: &JsonFile, own: &JsonFile, rotated: usize, positions: usize) ->
 /// What GGUF metadata say of the rotation of heads of `head_dim` values.
 pub fn from_gguf(gguf: &Gguf, arch: &str, head_dim: usize, positions: usize) -> Result<Rope> {
     let key = |name: &str| format!("{arch}.rope.{name}");
-    let number = |name: &str| -> Result<Option<f64>> {
-        let Some(value) = gguf.opt_f32(&key(name))?.map(f64::from) else { return Ok(None) };
-        if value.is_finite() && value > 0.0 {
-            return Ok(Some(value));
-        }
-        Err(gguf.error(&key(name), format!("expected a positive number, found {value}")))
-    };
+    let number = |name: &str| super::positive_in_gguf(gguf, &key(name));
     let size = |name: &str| -> Result<Option<usize>> {
         Ok(gguf.opt_u64(&key(name))?.and_then(|v| usize::try_from(v).ok()))
     };

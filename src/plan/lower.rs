@@ -181,7 +181,7 @@ impl Lowering<'_> {
             Op::RopeKv { layer, heads, rope, norm } => {
                 let rotated = self.graph.rotated(rope);
                 let (heads, kv_heads, head_dim) = (heads.heads, heads.kv_heads, heads.head_dim);
-                let ring = self.ring(self.window(layer));
+                let ring = self.ring(self.graph.window(layer));
                 let factors = |norm: HeadNorm| [norm.q, norm.k].map(|v| self.graph.vectors[v.0].len());
                 let normed = norm.map(|norm| (factors(norm), norm.eps));
                 let problem = rope_kv::RopeKv { heads, kv_heads, head_dim, rotated, ring, norm: normed, kv };
@@ -241,17 +241,6 @@ impl Lowering<'_> {
                 self.push(i, add::select(node.width, scale, node.rows, caps), bindings, None);
             }
         }
-    }
-
-    /// The window of the attention, fused or not, to a layer's cache.
-    fn window(&self, cache: usize) -> Option<usize> {
-        let window = |node: &Node| match node.op {
-            Op::Attention { layer, scores, .. } | Op::AttentionSplit { layer, scores, .. } => {
-                (layer == cache).then_some(scores.window)
-            }
-            _ => None,
-        };
-        self.graph.nodes.iter().find_map(window).flatten()
     }
 
     /// Pages of a layer with a window, where it does not have them all.
