@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,6 +25,10 @@ pub struct DeviceArgs {
     /// kernels as for a GPU
     #[arg(long, value_name = "CAPS", value_parser = ["baseline", "gpu"])]
     caps: Option<String>,
+    /// The longest that the device may be busy with one submit, in milliseconds: drivers reset a device that
+    /// is busy for two seconds, and the screen waits meanwhile
+    #[arg(long, value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    longest_submit: u64,
 }
 
 impl DeviceArgs {
@@ -36,6 +40,7 @@ impl DeviceArgs {
             baseline: caps == Some("baseline"),
             treat_as: (caps == Some("gpu")).then_some(AdapterKind::Discrete),
             pipeline_cache: dirs::cache_dir().map(|d| d.join("wgllama/pipelines")),
+            longest_submit: Some(Duration::from_millis(self.longest_submit)),
             ..Default::default()
         };
         let context = Context::new(&options)?;

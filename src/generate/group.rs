@@ -2,7 +2,7 @@
 //! one cache. Weights are then read once for all of them.
 
 use crate::error::{Error, Result};
-use crate::generate::session::{Base, missing};
+use crate::generate::session::{Base, front, missing};
 use crate::generate::{Sampler, SessionOptions};
 use crate::gpu::{Executable, StepTables};
 use crate::graph::{Batch, Token};
@@ -73,9 +73,9 @@ impl Group {
     fn recall(&mut self, sequence: usize) -> Result<()> {
         let known = &mut self.known[sequence];
         while *known < self.ids[sequence].len() {
-            let batch = missing(&self.ids[sequence], *known, self.chunk, sequence as u32);
-            self.cache.reserve(sequence, *known + batch.tokens.len())?;
             let run = self.base.ensure(&mut self.prefill, &self.cache, None, self.chunk, 1)?;
+            let batch = front(run, missing(&self.ids[sequence], *known, self.chunk, sequence as u32));
+            self.cache.reserve(sequence, *known + batch.tokens.len())?;
             run.run(&batch, StepTables(self.cache.tables()))?;
             *known += batch.tokens.len();
         }
@@ -85,18 +85,21 @@ impl Group {
     fn feed(&mut self, sequence: usize, ids: &[u32]) -> Result<()> {
         self.recall(sequence)?;
         let mut last = Vec::new();
-        let mut pieces = ids.chunks(self.chunk).peekable();
-        while let Some(piece) = pieces.next() {
+        let mut rest = ids;
+        while !rest.is_empty() {
             let start = self.ids[sequence].len();
-            let mut batch = Batch::sequence(piece, start, sequence as u32);
-            self.cache.reserve(sequence, start + piece.len())?;
             let run = self.base.ensure(&mut self.prefill, &self.cache, None, self.chunk, 1)?;
-            if pieces.peek().is_some() {
+            let piece = &rest[..rest.len().min(self.chunk)];
+            let mut batch = front(run, Batch::sequence(piece, start, sequence as u32));
+            let fed = batch.tokens.len();
+            self.cache.reserve(sequence, start + fed)?;
+            if fed < rest.len() {
                 batch.outputs.clear();
             }
             run.run(&batch, StepTables(self.cache.tables()))?;
             pollster::block_on(run.read_logits(batch.outputs.len(), &mut last))?;
-            self.ids[sequence].extend_from_slice(piece);
+            self.ids[sequence].extend_from_slice(&rest[..fed]);
+            rest = &rest[fed..];
             self.known[sequence] = self.ids[sequence].len();
         }
         let vocab = last.len();

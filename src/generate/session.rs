@@ -104,6 +104,14 @@ pub(super) fn missing(ids: &[u32], known: usize, chunk: usize, sequence: u32) ->
     Batch { outputs: Vec::new(), ..Batch::sequence(&ids[known..end], known, sequence) }
 }
 
+/// As much of the front of `batch` as one step feeds in bounded time, with the outputs in there.
+pub(super) fn front(run: &Executable, mut batch: Batch) -> Batch {
+    let fits = run.fitting(&batch);
+    batch.tokens.truncate(fits);
+    batch.outputs.retain(|output| (*output as usize) < fits);
+    batch
+}
+
 /// What every executable is made from.
 pub(super) struct Base {
     pub model: Model,
@@ -291,10 +299,10 @@ impl Session {
             self.known = 0;
         }
         while self.known < self.ids.len() {
-            let batch = missing(&self.ids, self.known, self.chunk, 0);
-            self.cache.reserve(0, self.known + batch.tokens.len())?;
             let choices = Some(&self.choices);
             let run = self.base.ensure(&mut self.prefill, &self.cache, choices, self.chunk, 1)?;
+            let batch = front(run, missing(&self.ids, self.known, self.chunk, 0));
+            self.cache.reserve(0, self.known + batch.tokens.len())?;
             run.run(&batch, StepTables(self.cache.tables()))?;
             self.known += batch.tokens.len();
         }
@@ -304,19 +312,30 @@ impl Session {
     /// Feeds `ids`; what follows the last is then read as logits, or chosen on the device.
     fn feed(&mut self, ids: &[u32], choose: bool) -> Result<()> {
         self.extend_to(self.ids.len() + ids.len())?;
-        let mut pieces = ids.chunks(self.chunk).peekable();
-        while let Some(piece) = pieces.next() {
-            let mut batch = Batch::sequence(piece, self.ids.len(), 0);
-            let last = pieces.peek().is_none();
+        let end = self.ids.len() + ids.len();
+        // Which plan feeds a token does not depend on how long steps take.
+        for piece in ids.chunks(self.chunk) {
+            self.feed_piece(piece, end, choose)?;
+        }
+        Ok(())
+    }
+
+    /// Feeds a chunk, or less, of what ends at `end`.
+    fn feed_piece(&mut self, ids: &[u32], end: usize, choose: bool) -> Result<()> {
+        let mut rest = ids;
+        while !rest.is_empty() {
+            let run = match ids.len() {
+                1 => &mut self.decode,
+                _ => self.base.ensure(&mut self.prefill, &self.cache, Some(&self.choices), self.chunk, 1)?,
+            };
+            let mut batch = front(run, Batch::sequence(rest, self.ids.len(), 0));
+            let piece;
+            (piece, rest) = rest.split_at(batch.tokens.len());
+            let last = self.ids.len() + piece.len() == end;
             if !last {
                 batch.outputs.clear();
             }
             self.cache.reserve(0, self.ids.len() + piece.len())?;
-            let run = if piece.len() == 1 {
-                &mut self.decode
-            } else {
-                self.base.ensure(&mut self.prefill, &self.cache, Some(&self.choices), self.chunk, 1)?
-            };
             let tables = StepTables(self.cache.tables());
             if last && choose {
                 run.run_choosing(&batch, tables, Feed::Batch, &mut self.choices)?;
@@ -430,11 +449,15 @@ impl Session {
         let vocab = self.model().config().vocab_size;
         let mut logits = Vec::new();
         self.extend_to(self.ids.len() + ids.len())?;
-        for piece in ids.chunks(self.chunk) {
-            let batch = Batch::sequence(piece, self.ids.len(), 0).with_all_outputs();
-            self.cache.reserve(0, self.ids.len() + piece.len())?;
+        let mut rest = ids;
+        while !rest.is_empty() {
+            let piece = &rest[..rest.len().min(self.chunk)];
             let choices = Some(&self.choices);
             let run = self.base.ensure(&mut self.all, &self.cache, choices, self.chunk, self.chunk)?;
+            let batch = front(run, Batch::sequence(piece, self.ids.len(), 0).with_all_outputs());
+            let piece;
+            (piece, rest) = rest.split_at(batch.tokens.len());
+            self.cache.reserve(0, self.ids.len() + piece.len())?;
             run.run(&batch, StepTables(self.cache.tables()))?;
             pollster::block_on(run.read_logits(piece.len(), &mut logits))?;
             take(&logits)?;

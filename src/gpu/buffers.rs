@@ -117,6 +117,7 @@ impl Context {
             }
         });
         // Natively nothing happens unless the device is polled; in a browser it polls itself.
+        while self.observe(true)? {}
         self.wait()?;
         let mapped = poll_fn(|task| {
             let mut answer = lock(&answer);
@@ -129,11 +130,8 @@ impl Context {
             }
         })
         .await;
-        mapped.map_err(|e| Error::Gpu { message: format!("reading back: {e}") })?;
-        let view = staging
-            .raw
-            .get_mapped_range(0..bytes)
-            .map_err(|e| Error::Gpu { message: format!("reading back: {e}") })?;
+        mapped.map_err(|e| self.failed("reading back", &e))?;
+        let view = staging.raw.get_mapped_range(0..bytes).map_err(|e| self.failed("reading back", &e))?;
         take(&view);
         drop(view);
         staging.raw.unmap();

@@ -2,6 +2,7 @@
 //! next step reads there, and the ring through which the host hears of it later.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::gpu::buffers::Buffer;
@@ -118,16 +119,21 @@ impl Choices {
         self.oldest = (at + 1) % self.ring.len();
         self.waiting -= 1;
         let slot = &mut self.ring[at];
+        while let Some(index) = &slot.submission
+            && !self.context.done(index, Some(Duration::ZERO))?
+            && self.context.observe(true)?
+        {}
         let wait = wgpu::PollType::Wait { submission_index: slot.submission.take(), timeout: None };
-        let failed = |message: String| Error::Gpu { message: format!("reading the chosen ids: {message}") };
-        self.context.device().poll(wait).map_err(|e| failed(e.to_string()))?;
-        self.context.check()?;
+        let context = &self.context;
+        let failed = |error: &dyn std::fmt::Display| context.failed("reading the chosen ids", error);
+        context.device().poll(wait).map_err(|e| failed(&e))?;
+        context.check()?;
         match lock(&slot.answer).take() {
-            Some(result) => result.map_err(|e| failed(e.to_string()))?,
-            None => return Err(failed("the device did not answer".to_string())),
+            Some(result) => result.map_err(|e| failed(&e))?,
+            None => return Err(failed(&"the device did not answer")),
         }
         let bytes = (slot.rows * size_of::<Next>()) as u64;
-        let view = slot.staging.raw.get_mapped_range(0..bytes).map_err(|e| failed(e.to_string()))?;
+        let view = slot.staging.raw.get_mapped_range(0..bytes).map_err(|e| failed(&e))?;
         let records: &[Next] = bytemuck::cast_slice(&view);
         ids.extend(records.iter().map(|record| record[0]));
         drop(view);

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::caps::{AdapterKind, Caps};
 use crate::error::{Error, Result};
 use crate::gpu::adapters::{self, AdapterReport};
 use crate::gpu::disk::DiskCache;
+use crate::gpu::pace::{DEFAULT_BOUND, Pace};
 use crate::gpu::pipelines::Pipelines;
 
 /// Which device to open, and how.
@@ -23,6 +25,9 @@ pub struct ContextOptions {
     pub treat_as: Option<AdapterKind>,
     /// A folder that keeps compiled pipelines for the next start, where the driver gives them out.
     pub pipeline_cache: Option<PathBuf>,
+    /// How long a submit may keep the device busy; by default 200 ms. Prompts are fed in smaller steps, and
+    /// steps cut into several submits, where this would be exceeded otherwise.
+    pub longest_submit: Option<Duration>,
 }
 
 /// Trouble that the driver reported between calls.
@@ -43,6 +48,7 @@ struct Inner {
     queue: wgpu::Queue,
     report: AdapterReport,
     pipelines: Pipelines,
+    pace: Pace,
     trouble: Arc<Mutex<Trouble>>,
     created: AtomicU64,
 }
@@ -111,9 +117,9 @@ impl Context {
         let disk = options.pipeline_cache.as_deref();
         let disk = disk.and_then(|folder| DiskCache::open(&device, &adapter.get_info(), folder));
         let pipelines = Pipelines::new(&device, options.checked, disk);
-        Ok(Self {
-            inner: Arc::new(Inner { device, queue, report, pipelines, trouble, created: AtomicU64::new(0) }),
-        })
+        let pace = Pace::new(options.longest_submit.unwrap_or(DEFAULT_BOUND));
+        let created = AtomicU64::new(0);
+        Ok(Self { inner: Arc::new(Inner { device, queue, report, pipelines, pace, trouble, created }) })
     }
 
     /// What the device can do.
@@ -162,6 +168,10 @@ impl Context {
         &self.inner.queue
     }
 
+    pub(super) fn pace(&self) -> &Pace {
+        &self.inner.pace
+    }
+
     pub(super) fn pipelines(&self) -> &Pipelines {
         &self.inner.pipelines
     }
@@ -170,8 +180,15 @@ impl Context {
     pub fn wait(&self) -> Result<()> {
         self.device()
             .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|e| Error::Gpu { message: format!("waiting for the device: {e}") })?;
+            .map_err(|e| self.failed("waiting for the device", &e))?;
         self.check()
+    }
+
+    /// What it means that the API fails at `what`: most of all that the device was lost.
+    pub(super) fn failed(&self, what: &str, error: &dyn std::fmt::Display) -> Error {
+        // A loss is told when the device is polled; that it fails, too, is known.
+        drop(self.device().poll(wgpu::PollType::Poll));
+        self.check().err().unwrap_or_else(|| Error::Gpu { message: format!("{what}: {error}") })
     }
 }
 

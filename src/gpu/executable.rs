@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::buffers::Buffer;
 use crate::gpu::choices::Choices;
 use crate::gpu::context::Context;
+use crate::gpu::pace::Expected;
 use crate::gpu::pipelines::Pipeline;
 use crate::graph::Batch;
 use crate::kernels::{Grid, PAGE, Rows};
@@ -56,7 +57,6 @@ pub enum Feed {
 pub struct StepTables<'a>(pub &'a [Vec<u32>]);
 
 struct Bound {
-    pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
     grid: Grid,
     rows: Rows,
@@ -75,6 +75,8 @@ pub struct Executable {
     plan: Plan,
     slots: Vec<Buffer>,
     launches: Vec<Bound>,
+    /// Their pipelines.
+    pipelines: Arc<[Arc<Pipeline>]>,
     step: Buffer,
     step_group: wgpu::BindGroup,
     /// What the step buffer holds, and room to put together what it is to hold.
@@ -88,9 +90,8 @@ pub struct Executable {
 /// Words of the step's header; see `shaders/parts/step.wgsl`.
 const HEADER: usize = 8;
 
-/// Bytes of weights that one submit of a large batch may read: drivers reset a device that is
-/// busy for two seconds, and slow ones move some 20 GB in one.
-const SUBMIT_TRAFFIC: u64 = 8 << 30;
+/// Steps are not made smaller than this: a launch of so few tokens takes as long as one of a single token.
+const FEWEST: usize = 8;
 
 /// Params of different launches lie this far apart, in bytes.
 const PARAMS_STRIDE: usize = 256;
@@ -116,11 +117,12 @@ impl Executable {
             .map(|(i, floats)| context.buffer(&format!("activations {i}"), *floats as u64 * 4, help))
             .collect::<Result<Vec<_>>>()?;
         let params = params(context, &plan)?;
-        let launches = plan
-            .launches
+        let pipelines: Arc<[Arc<Pipeline>]> =
+            variants.iter().map(|variant| context.pipeline(variant)).collect::<Result<_>>()?;
+        let launches = pipelines
             .iter()
             .enumerate()
-            .map(|(i, _)| bind_launch(context, &plan, i, &slots, buffers, &params))
+            .map(|(i, pipeline)| bind_launch(context, &plan, i, pipeline, &slots, buffers, &params))
             .collect::<Result<Vec<_>>>()?;
         let words = HEADER + plan.options.max_tokens * 4 + plan.options.max_outputs + sequences * pages;
         let step = context.buffer("the step", words as u64 * 4, help)?;
@@ -137,6 +139,7 @@ impl Executable {
             plan,
             slots,
             launches,
+            pipelines,
             step,
             step_group,
             step_words: Vec::with_capacity(words),
@@ -186,8 +189,9 @@ impl Executable {
 
     /// Runs one step: the logits of the batch's outputs are then ready to be read.
     ///
-    /// A step is one compute pass and one submit. Only where a large batch would keep the
-    /// device busy for longer than drivers tolerate is it cut into several.
+    /// A step is one compute pass and one submit. Only where that would keep the device busy for
+    /// longer than [`ContextOptions::longest_submit`](crate::ContextOptions::longest_submit) is it cut into
+    /// several.
     pub fn run(&mut self, batch: &Batch, tables: StepTables<'_>) -> Result<()> {
         self.write_step(batch, tables, Feed::Batch)?;
         let bytes = (batch.outputs.len() * self.plan.output.pitch * 4) as u64;
@@ -197,7 +201,7 @@ impl Executable {
                 encoder.copy_buffer_to_buffer(&logits.raw, 0, &self.staging.raw, 0, bytes);
             }
         };
-        self.submit(batch, self.plan.choosing, |_| (), copy);
+        self.submit(batch, self.plan.choosing, |_| (), copy)?;
         self.context.check()
     }
 
@@ -223,7 +227,7 @@ impl Executable {
         };
         let rows = batch.outputs.len();
         let ids = |encoder: &mut wgpu::CommandEncoder| choices.copy(encoder, rows);
-        let submission = self.submit(batch, self.launches.len(), tokens, ids);
+        let submission = self.submit(batch, self.launches.len(), tokens, ids)?;
         if let Some(submission) = submission {
             choices.submitted(rows, submission);
         }
@@ -238,11 +242,11 @@ impl Executable {
         launches: usize,
         before: impl Fn(&mut wgpu::CommandEncoder),
         after: impl Fn(&mut wgpu::CommandEncoder),
-    ) -> Option<wgpu::SubmissionIndex> {
+    ) -> Result<Option<wgpu::SubmissionIndex>> {
         let mut submission = None;
         let mut next = 0;
         while next < launches {
-            let end = self.submit_end(next, launches, batch);
+            let (end, expected) = self.submit_end(next, launches, batch);
             let mut encoder = self.context.device().create_command_encoder(&Default::default());
             if next == 0 {
                 before(&mut encoder);
@@ -251,23 +255,49 @@ impl Executable {
             if end == launches {
                 after(&mut encoder);
             }
-            submission = Some(self.context.queue().submit([encoder.finish()]));
+            let commands = encoder.finish();
+            submission = Some(self.context.submit_paced(commands, &self.pipelines, next..end, expected)?);
             next = end;
         }
-        submission
+        Ok(submission)
     }
 
-    /// The launch before which a submit that begins with launch `start` ends.
-    pub(super) fn submit_end(&self, start: usize, launches: usize, batch: &Batch) -> usize {
-        let mut traffic = 0;
-        for (i, launch) in self.launches[..launches].iter().enumerate().skip(start) {
-            let [.., layers] = launch.grid.size(launch.rows_of(batch), self.context.caps().max_groups);
-            traffic += self.plan.launches[i].layer_bytes() as u64 * u64::from(layers);
-            if traffic > SUBMIT_TRAFFIC && i > start && batch.tokens.len() > 1 {
-                return i;
+    /// The launch before which a submit that begins with launch `start` ends, and what it is expected to
+    /// take.
+    pub(super) fn submit_end(&self, start: usize, launches: usize, batch: &Batch) -> (usize, Expected) {
+        let mut all = Expected { seconds: 0.0, measured: true };
+        for i in start..launches {
+            let next = self.expected(i, batch);
+            if all.seconds + next.seconds > self.context.pace().aim() && i > start {
+                return (i, all);
             }
+            all.seconds += next.seconds;
+            all.measured &= next.measured;
         }
-        launches
+        (launches, all)
+    }
+
+    /// What a launch is expected to take.
+    fn expected(&self, launch: usize, batch: &Batch) -> Expected {
+        if self.launches[launch].rows_of(batch) == 0 {
+            return Expected { seconds: 0.0, measured: true };
+        }
+        self.context.expected(&self.pipelines[launch], self.plan.launches[launch].traffic(batch))
+    }
+
+    /// How many of the first tokens of `batch` to feed in one step, so that no launch keeps the device busy
+    /// for too long.
+    pub fn fitting(&self, batch: &Batch) -> usize {
+        let mut part = Batch { tokens: batch.tokens.clone(), outputs: vec![0] };
+        while part.tokens.len() > FEWEST {
+            let launches = 0..self.plan.choosing;
+            let longest = launches.map(|i| self.expected(i, &part).seconds).fold(0.0, f64::max);
+            if longest <= self.context.pace().aim() {
+                break;
+            }
+            part.tokens.truncate(part.tokens.len().div_ceil(2));
+        }
+        part.tokens.len()
     }
 
     /// Records the launches of `range`.
@@ -280,14 +310,14 @@ impl Executable {
         let limit = self.context.caps().max_groups;
         pass.set_bind_group(1, &self.step_group, &[]);
         let mut current: Option<&Arc<Pipeline>> = None;
-        for launch in &self.launches[range] {
+        for (launch, pipeline) in self.launches[range.clone()].iter().zip(&self.pipelines[range]) {
             let rows = launch.rows_of(batch);
             if rows == 0 {
                 continue;
             }
-            if !current.is_some_and(|p| Arc::ptr_eq(p, &launch.pipeline)) {
-                pass.set_pipeline(&launch.pipeline.raw);
-                current = Some(&launch.pipeline);
+            if !current.is_some_and(|p| Arc::ptr_eq(p, pipeline)) {
+                pass.set_pipeline(&pipeline.raw);
+                current = Some(pipeline);
             }
             let [x, y, z] = launch.grid.size(rows, limit);
             pass.set_bind_group(0, &launch.group, &[]);
@@ -401,13 +431,13 @@ fn bind_launch(
     context: &Context,
     plan: &Plan,
     index: usize,
+    pipeline: &Pipeline,
     slots: &[Buffer],
     buffers: Buffers<'_>,
     params: &Buffer,
 ) -> Result<Bound> {
     let launch = &plan.launches[index];
     let dispatch = &launch.dispatch;
-    let pipeline = context.pipeline(&dispatch.variant)?;
     let missing = |what: Resource| Error::shape(&launch.name, format!("no buffer for {what}"));
     let mut entries = Vec::with_capacity(launch.bindings.len() + 1);
     let declared = dispatch.variant.kernel().bindings;
@@ -444,7 +474,7 @@ fn bind_launch(
         layout: &pipeline.layout,
         entries: &entries,
     });
-    Ok(Bound { pipeline, group, grid: dispatch.grid, rows: dispatch.rows })
+    Ok(Bound { group, grid: dispatch.grid, rows: dispatch.rows })
 }
 
 /// Buffer, offset and length of a resource; the whole buffer where there is no length.

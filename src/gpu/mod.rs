@@ -7,6 +7,7 @@ mod choices;
 mod context;
 mod disk;
 mod executable;
+mod pace;
 mod pipelines;
 mod timing;
 
@@ -15,3 +16,4 @@ pub use buffers::Buffer;
 pub use choices::Choices;
 pub use context::{Context, ContextOptions};
 pub use executable::{Buffers, Executable, Feed, Planes, StepTables};
+pub use pace::Submits;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::gpu::context::{Context, lock};
 use crate::gpu::disk::DiskCache;
+use crate::gpu::pace::Speed;
 use crate::kernels::link::{Linked, link};
 use crate::kernels::{Access, Variant};
 use crate::native;
@@ -14,6 +15,7 @@ use crate::native;
 pub struct Pipeline {
     pub raw: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
+    pub speed: Speed,
 }
 
 /// The cache.
@@ -134,7 +136,7 @@ impl Context {
         }
         self.check()?;
         log::debug!("compiled {variant}");
-        Ok(Pipeline { raw, layout })
+        Ok(Pipeline { raw, layout, speed: Speed::default() })
     }
 
     #[expect(unsafe_code, reason = "run-time checks cost up to 100 times in loops over private arrays")]

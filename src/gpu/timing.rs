@@ -63,7 +63,7 @@ impl Executable {
         let mut seconds = Vec::with_capacity(count);
         while seconds.len() < count {
             let start = seconds.len();
-            let end = self.submit_end(start, count, batch).min(start + LAUNCHES);
+            let end = self.submit_end(start, count, batch).0.min(start + LAUNCHES);
             self.timed(start..end, batch, &stamps, &mut seconds).await?;
         }
         self.context.check()?;
@@ -164,7 +164,7 @@ impl Executable {
         let mut next = 0;
         let count = self.plan().launches.len();
         while next < count {
-            let end = self.submit_end(next, count, batch);
+            let (end, _) = self.submit_end(next, count, batch);
             let mut encoder = self.context.device().create_command_encoder(&Default::default());
             self.encode(&mut encoder.begin_compute_pass(&Default::default()), next..end, batch);
             drop(encoder.finish());

@@ -77,11 +77,6 @@ impl Launch {
         }
     }
 
-    /// Bytes of weights that a layer of its grid reads: all of them, or an expert's.
-    pub fn layer_bytes(&self) -> usize {
-        self.work.experts.map_or(self.weight_bytes, |(_, all)| self.weight_bytes / all.max(1))
-    }
-
     /// What it moves and computes for `batch`.
     pub fn traffic(&self, batch: &Batch) -> Traffic {
         let rows = match self.dispatch.rows {
