@@ -140,6 +140,28 @@ pub enum Error {
         /// The compiler's words.
         message: String,
     },
+    /// A kernel computed something else than the CPU. Please report it with what `wgllama doctor` prints; with
+    /// `--caps baseline` the simplest kernels are used.
+    #[error(
+        "{variant} computes wrong results on {adapter}: in {launch}, {place} is {found:e}, expected {expected:e} \
+         within {allowed:.1e}"
+    )]
+    WrongResult {
+        /// The operation.
+        launch: String,
+        /// The kernel and its variant.
+        variant: String,
+        /// The adapter.
+        adapter: String,
+        /// Which value of the result.
+        place: String,
+        /// What the device computed.
+        found: f64,
+        /// What the CPU computed.
+        expected: f64,
+        /// How far apart they may be.
+        allowed: f64,
+    },
     /// The prompt is longer than the context. Shorten it or raise `--ctx`.
     #[error("the prompt has {len} tokens, but the context has room for {room}; shorten it or raise --ctx")]
     PromptTooLong {

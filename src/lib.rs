@@ -27,6 +27,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo, clippy::print_stdout)
 )]
 
+pub mod audit;
 pub mod caps;
 pub mod dtype;
 pub mod error;

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 /// Modules by layer, lowest first. Those of one row do not see each other, except where
 /// `ALLOWED` says so.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["error", "shape", "dtype", "caps", "host", "native", "nonlinearity"],
     &["files", "quant", "tokenizer"],
     &["kernels", "graph"],
     &["plan"],
     &["gpu"],
+    &["audit"],
     &["model"],
     &["generate"],
 ];

@@ -1,6 +1,7 @@
 //! Several sequences that take their steps together: one ragged batch a step, over pages of
 //! one cache. Weights are then read once for all of them.
 
+use crate::audit::Findings;
 use crate::error::{Error, Result};
 use crate::generate::session::{Base, front, missing};
 use crate::generate::{Sampler, SessionOptions};
@@ -26,6 +27,8 @@ pub struct Group {
     logits: Vec<f32>,
     /// Whether a sequence has logits.
     ready: Vec<bool>,
+    /// What was compared with the CPU.
+    findings: Findings,
 }
 
 impl Model {
@@ -37,11 +40,22 @@ impl Model {
             return Err(Error::option("batch", message));
         }
         let (base, cache, chunk) = self.set_up(options, sequences)?;
-        let decode = base.bind(base.plan(sequences, sequences, &[])?, &cache, None)?;
+        let decode = base.executable(&cache, None, (sequences, sequences), &[])?;
         let logits = vec![0.0; sequences * self.config().vocab_size];
         let (ids, ready) = (vec![Vec::new(); sequences], vec![false; sequences]);
         let known = vec![0; sequences];
-        Ok(Group { base, cache, chunk, decode, prefill: None, ids, known, logits, ready })
+        Ok(Group {
+            base,
+            cache,
+            chunk,
+            decode,
+            prefill: None,
+            ids,
+            known,
+            logits,
+            ready,
+            findings: Findings::default(),
+        })
     }
 }
 
@@ -76,6 +90,7 @@ impl Group {
             let run = self.base.ensure(&mut self.prefill, &self.cache, None, self.chunk, 1)?;
             let batch = front(run, missing(&self.ids[sequence], *known, self.chunk, sequence as u32));
             self.cache.reserve(sequence, *known + batch.tokens.len())?;
+            self.base.compare(run, &batch, StepTables(self.cache.tables()), &mut self.findings)?;
             run.run(&batch, StepTables(self.cache.tables()))?;
             *known += batch.tokens.len();
         }
@@ -96,6 +111,7 @@ impl Group {
             if fed < rest.len() {
                 batch.outputs.clear();
             }
+            self.base.compare(run, &batch, StepTables(self.cache.tables()), &mut self.findings)?;
             run.run(&batch, StepTables(self.cache.tables()))?;
             pollster::block_on(run.read_logits(batch.outputs.len(), &mut last))?;
             self.ids[sequence].extend_from_slice(&rest[..fed]);

@@ -1,5 +1,6 @@
 //! A session: one sequence on the device, with its cache and the executables that extend it.
 
+use crate::audit::{self, Audit, Effort, Findings};
 use crate::caps::Caps;
 use crate::dtype::{Activations, KvFormat};
 use crate::error::{Error, Result};
@@ -7,7 +8,7 @@ use crate::generate::{Sampler, Sampling, TokenStream};
 use crate::gpu::{Buffer, Buffers, Choices, Executable, Feed, StepTables};
 use crate::graph::Batch;
 use crate::kernels::sample::Choice;
-use crate::kernels::tuning;
+use crate::kernels::{Variant, tuning};
 use crate::model::{Config, KvCache, Model};
 use crate::plan::{Plan, PlanOptions, lower};
 use crate::tokenizer::Specials;
@@ -26,6 +27,9 @@ pub struct SessionOptions {
     /// Steps that a [`TokenStream`] has under way beyond the one whose token it waits for; by
     /// default 2. The device chooses the tokens, and need not wait for the host to see them.
     pub ahead: Option<usize>,
+    /// Compares the results of all launches of every step with the CPU, at a hundredth of the speed. The first
+    /// that differs is an [`Error::WrongResult`].
+    pub check: bool,
 }
 
 /// A context of the default size is no longer than this.
@@ -34,6 +38,9 @@ const DEFAULT_AHEAD: usize = 2;
 
 /// More steps than this are never under way.
 const MOST_AHEAD: usize = 64;
+
+/// Tokens of a trial of kernels: more than a tile's rows, and no multiple of anything.
+const TRIAL_TOKENS: usize = 17;
 
 /// Positions are counted in 32 bits, with some room.
 const MAX_CONTEXT: usize = 1 << 30;
@@ -96,6 +103,10 @@ pub struct Session {
     /// The batch of one token that goes on with what was chosen, and its answer.
     next: Batch,
     chosen: Vec<u32>,
+    /// What was compared with the CPU, and what chooses there.
+    findings: Findings,
+    judge: Option<Sampler>,
+    judged: Option<u32>,
 }
 
 /// The next of `ids` that the cache does not know (any more), without any logits.
@@ -120,6 +131,8 @@ pub(super) struct Base {
     pub context: usize,
     pub slack: usize,
     pub ropes: Vec<Buffer>,
+    /// Whether the launches of every step are compared with the CPU.
+    pub check: bool,
     /// Whether plans with one output choose what follows it on the device.
     pub choose: bool,
 }
@@ -136,10 +149,81 @@ impl Base {
         options.activations = self.activations;
         options.keep = keep.iter().map(|k| (*k).to_string()).collect();
         options.choose = self.choose && max_outputs == 1;
-        lower(self.model.graph(), &self.model.weights().layouts, self.model.context().caps(), &options)
+        lower(self.model.graph(), &self.model.weights().layouts, &self.model.context().trusted(), &options)
     }
 
-    pub fn bind(&self, plan: Plan, cache: &KvCache, choices: Option<&Choices>) -> Result<Executable> {
+    /// An executable whose kernels were found to compute what the CPU does. Where they don't, or don't compile,
+    /// it has others that need less of the adapter.
+    pub fn executable(
+        &self,
+        cache: &KvCache,
+        choices: Option<&Choices>,
+        (max_tokens, max_outputs): (usize, usize),
+        keep: &[&str],
+    ) -> Result<Executable> {
+        let context = self.model.context();
+        loop {
+            let plan = self.plan(max_tokens, max_outputs, keep)?;
+            let variants: Vec<Variant> = plan.launches.iter().map(|l| l.dispatch.variant).collect();
+            let error = match self.bind(plan, cache, choices).and_then(|run| self.tried(run, cache)) {
+                Ok(run) => return Ok(run),
+                Err(error) => error,
+            };
+            let (Error::Pipeline { variant, .. } | Error::WrongResult { variant, .. }) = &error else {
+                return Err(error);
+            };
+            let blamed = variants.iter().filter(|v| variant.contains(&v.to_string()));
+            let blamed = blamed.max_by_key(|v| (v.needs_coop(), v.needs_subgroup()));
+            match blamed.and_then(|variant| tuning::without(context.caps(), &context.trusted(), variant)) {
+                Some(caps) => context.distrust(caps, &error),
+                None => return Err(error),
+            }
+        }
+    }
+
+    /// Compares with the CPU what no session has relied on yet.
+    fn tried(&self, mut run: Executable, cache: &KvCache) -> Result<Executable> {
+        let context = self.model.context();
+        if context.options().skip_self_check {
+            return Ok(run);
+        }
+        let mut tried = context.tried();
+        if run.plan().launches.iter().all(|l| tried.contains(&l.dispatch.variant)) {
+            return Ok(run);
+        }
+        let options = &run.plan().options;
+        let tokens = options.max_tokens.min(TRIAL_TOKENS);
+        let start = audit::TRIAL_START.min(self.context - tokens);
+        let vocab = self.model.config().vocab_size;
+        let ids: Vec<u32> = (0..tokens).map(|i| (i * vocab / tokens) as u32).collect();
+        let mut batch = Batch::sequence(&ids, start, 0);
+        batch.outputs = (0..tokens as u32).rev().take(options.max_outputs).collect();
+        let tables = [(0..cache.pages as u32).collect()];
+        let layouts = &self.model.weights().layouts;
+        let audit = Audit::new(context, &mut run, layouts, &batch, StepTables(&tables), Effort::TRIAL);
+        let findings = pollster::block_on(audit.trial(&mut tried))?;
+        log::debug!("self-check: {findings:?}");
+        context.add_tried(tried);
+        Ok(run)
+    }
+
+    /// Compares the launches of a step with the CPU, where that is asked for.
+    pub fn compare(
+        &self,
+        run: &mut Executable,
+        batch: &Batch,
+        tables: StepTables<'_>,
+        findings: &mut Findings,
+    ) -> Result<()> {
+        if self.check {
+            let (context, layouts) = (self.model.context(), &self.model.weights().layouts);
+            let audit = Audit::new(context, run, layouts, batch, tables, Effort::CHECK);
+            findings.add(pollster::block_on(audit.step())?);
+        }
+        Ok(())
+    }
+
+    fn bind(&self, plan: Plan, cache: &KvCache, choices: Option<&Choices>) -> Result<Executable> {
         let weights = self.model.weights();
         let buffers = Buffers {
             weights: &weights.matrices,
@@ -163,7 +247,7 @@ impl Base {
     ) -> Result<&'a mut Executable> {
         Ok(match place {
             Some(run) => run,
-            None => place.insert(self.bind(self.plan(max_tokens, max_outputs, &[])?, cache, choices)?),
+            None => place.insert(self.executable(cache, choices, (max_tokens, max_outputs), &[])?),
         })
     }
 }
@@ -175,7 +259,7 @@ impl Model {
         let ahead = options.ahead.unwrap_or(DEFAULT_AHEAD).min(MOST_AHEAD);
         let choices = Choices::new(self.context(), 1, self.config().vocab_size, ahead + 1)?;
         let base = Base { choose: true, ..base };
-        let decode = base.bind(base.plan(1, 1, &[])?, &cache, Some(&choices))?;
+        let decode = base.executable(&cache, Some(&choices), (1, 1), &[])?;
         let ids = Vec::with_capacity(base.context);
         let regimes = self.graph().ropes.iter().map(|rope| rope.regime(base.context)).collect();
         Ok(Session {
@@ -194,6 +278,9 @@ impl Model {
             fed: 0,
             next: Batch::sequence(&[0], 0, 0),
             chosen: Vec::new(),
+            findings: Findings::default(),
+            judge: None,
+            judged: None,
         })
     }
 
@@ -218,6 +305,7 @@ impl Model {
             context,
             slack,
             ropes: self.rope_tables(context)?,
+            check: options.check,
             choose: false,
         };
         let mut chunk = options.most_tokens(self.context().caps(), context);
@@ -303,6 +391,7 @@ impl Session {
             let run = self.base.ensure(&mut self.prefill, &self.cache, choices, self.chunk, 1)?;
             let batch = front(run, missing(&self.ids, self.known, self.chunk, 0));
             self.cache.reserve(0, self.known + batch.tokens.len())?;
+            self.base.compare(run, &batch, StepTables(self.cache.tables()), &mut self.findings)?;
             run.run(&batch, StepTables(self.cache.tables()))?;
             self.known += batch.tokens.len();
         }
@@ -337,9 +426,14 @@ impl Session {
             }
             self.cache.reserve(0, self.ids.len() + piece.len())?;
             let tables = StepTables(self.cache.tables());
+            self.base.compare(run, &batch, tables, &mut self.findings)?;
             if last && choose {
                 run.run_choosing(&batch, tables, Feed::Batch, &mut self.choices)?;
                 self.logits.clear();
+                if let Some(judge) = &mut self.judge {
+                    let logits = pollster::block_on(run.read_output())?;
+                    self.judged = Some(judge.sample(&logits, end - 1)?);
+                }
             } else {
                 run.run(&batch, tables)?;
             }
@@ -360,6 +454,10 @@ impl Session {
         let vocab = self.model().config().vocab_size;
         let counts = sampling.has_penalties().then(|| Sampling::counts(vocab, self.ids.iter().chain(ids)));
         self.choices.set(0, &sampling.choice(), counts.as_deref())?;
+        self.judge = if self.base.check { Some(Sampler::new(sampling)?) } else { None };
+        if let Some(judge) = &mut self.judge {
+            judge.start(&[self.ids.as_slice(), ids].concat());
+        }
         let start = self.ids.len();
         self.feed(ids, true).inspect_err(|_| {
             self.truncate(start);
@@ -377,8 +475,8 @@ impl Session {
             if self.choices.waiting() > self.ahead || self.fed == self.capacity() {
                 break;
             }
-            if self.turns_anew(self.fed + 1) {
-                // The host has to know all tokens to feed them once more.
+            if self.turns_anew(self.fed + 1) || self.base.check {
+                // The host has to know all tokens to feed them once more, or to compare.
                 if self.choices.waiting() == 0
                     && let Some(last) = last.take()
                 {
@@ -409,9 +507,20 @@ impl Session {
             Some(&Choice::NOT_A_NUMBER) => {
                 Err(Error::BadLogits { position: self.fed - 1 - self.choices.waiting() })
             }
-            Some(&id) => Ok(id),
+            Some(&id) => match self.judged.take().filter(|judged| *judged != id) {
+                None => Ok(id),
+                Some(judged) => {
+                    let (context, plan) = (self.model().context(), self.decode.plan());
+                    Err(audit::wrong_choice(context, plan, id, judged))
+                }
+            },
             None => Err(Error::shape("choices", "a step without outputs")),
         }
+    }
+
+    /// What was compared with the CPU so far: see [`SessionOptions::check`].
+    pub fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// Says that a chosen token is now part of the sequence, having been fed on the device.
@@ -458,7 +567,9 @@ impl Session {
             let piece;
             (piece, rest) = rest.split_at(batch.tokens.len());
             self.cache.reserve(0, self.ids.len() + piece.len())?;
-            run.run(&batch, StepTables(self.cache.tables()))?;
+            let tables = StepTables(self.cache.tables());
+            self.base.compare(run, &batch, tables, &mut self.findings)?;
+            run.run(&batch, tables)?;
             pollster::block_on(run.read_logits(piece.len(), &mut logits))?;
             take(&logits)?;
             self.ids.extend_from_slice(piece);
@@ -507,8 +618,7 @@ impl Session {
             ));
         }
         self.extend_to(self.ids.len() + ids.len())?;
-        let plan = self.base.plan(ids.len(), 1, names)?;
-        let mut run = self.base.bind(plan, &self.cache, Some(&self.choices))?;
+        let mut run = self.base.executable(&self.cache, Some(&self.choices), (ids.len(), 1), names)?;
         self.cache.reserve(0, self.ids.len() + ids.len())?;
         let batch = Batch::sequence(ids, self.ids.len(), 0);
         run.run(&batch, StepTables(self.cache.tables()))?;

@@ -1,16 +1,56 @@
 //! Buffers: allocation with named errors, upload, and reading back.
 
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use crate::error::{Error, Result};
 use crate::gpu::context::{Context, lock};
+use crate::gpu::executable::View;
 
 /// Bytes in the device's memory.
 #[derive(Debug, Clone)]
 pub struct Buffer {
     pub(super) raw: wgpu::Buffer,
+    _share: Arc<Share>,
+}
+
+/// Bytes that buffers take of what the device may give.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    used: Arc<AtomicU64>,
+    limit: u64,
+}
+
+/// A buffer's part of it, given back with the last handle to the buffer.
+#[derive(Debug)]
+struct Share {
+    memory: Memory,
+    bytes: u64,
+}
+
+impl Memory {
+    pub fn new(limit: Option<u64>) -> Self {
+        Self { used: Arc::default(), limit: limit.unwrap_or(u64::MAX) }
+    }
+
+    /// Takes `bytes`, or says how many are left.
+    fn take(&self, bytes: u64) -> Result<Share, u64> {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let share = Share { memory: self.clone(), bytes };
+        if before.saturating_add(bytes) > self.limit {
+            Err(self.limit.saturating_sub(before))
+        } else {
+            Ok(share)
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Buffer {
@@ -50,6 +90,7 @@ impl Context {
         if size > self.caps().max_buffer {
             return Err(too_large(self.caps().max_buffer));
         }
+        let share = self.memory().take(size).map_err(too_large)?;
         let memory = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
         let raw = self.creator().create_buffer(&wgpu::BufferDescriptor {
@@ -66,7 +107,7 @@ impl Context {
             return Err(Error::Gpu { message: format!("{what}: {error}") });
         }
         self.check()?;
-        Ok(Buffer { raw })
+        Ok(Buffer { raw, _share: Arc::new(share) })
     }
 
     /// Writes `bytes` (a multiple of 4) at `offset`.
@@ -102,6 +143,38 @@ impl Context {
         let mut out = vec![0u32; words];
         self.map(&staging, bytes, |view| bytemuck::cast_slice_mut(&mut out).copy_from_slice(view)).await?;
         Ok(out)
+    }
+
+    /// Copies pieces of views into host memory, each from a byte on, and so many bytes (multiples of 4).
+    pub async fn read_views(&self, pieces: &[(&View, u64, u64)]) -> Result<Vec<Vec<u8>>> {
+        let total: u64 = pieces.iter().map(|(.., bytes)| bytes).sum();
+        let staging = self.staging("a read-back", total)?;
+        let mut encoder = self.device().create_command_encoder(&Default::default());
+        let mut to = 0;
+        for (view, from, bytes) in pieces {
+            if from + bytes > view.size {
+                let message = format!("bytes {from} to {} of {}", from + bytes, view.size);
+                return Err(Error::shape("a read-back", message));
+            }
+            encoder.copy_buffer_to_buffer(&view.buffer.raw, view.offset + from, &staging.raw, to, *bytes);
+            to += bytes;
+        }
+        self.queue().submit([encoder.finish()]);
+        let mut out = Vec::with_capacity(pieces.len());
+        let take = |mut view: &[u8]| {
+            for (.., bytes) in pieces {
+                let (piece, rest) = view.split_at(*bytes as usize);
+                out.push(piece.to_vec());
+                view = rest;
+            }
+        };
+        self.map(&staging, total, take).await?;
+        Ok(out)
+    }
+
+    /// Writes the start of a view.
+    pub fn write_view(&self, view: &View, bytes: &[u8]) {
+        self.write(&view.buffer, view.offset, bytes);
     }
 
     /// Maps the first `bytes` of a staging buffer and hands them to `take`.

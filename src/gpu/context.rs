@@ -1,5 +1,6 @@
 //! The device and all that belongs to it for as long as it lives.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,9 +9,11 @@ use std::time::Duration;
 use crate::caps::{AdapterKind, Caps};
 use crate::error::{Error, Result};
 use crate::gpu::adapters::{self, AdapterReport};
+use crate::gpu::buffers::Memory;
 use crate::gpu::disk::DiskCache;
 use crate::gpu::pace::{DEFAULT_BOUND, Pace};
 use crate::gpu::pipelines::Pipelines;
+use crate::kernels::Variant;
 
 /// Which device to open, and how.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +31,24 @@ pub struct ContextOptions {
     /// How long a submit may keep the device busy; by default 200 ms. Prompts are fed in smaller steps, and
     /// steps cut into several submits, where this would be exceeded otherwise.
     pub longest_submit: Option<Duration>,
+    /// Bytes of buffers that may be on the device at a time; by default as many as the driver gives.
+    pub memory: Option<u64>,
+    /// Leaves out the comparison with the CPU that sessions make of each variant of a kernel before they rely
+    /// on it.
+    pub skip_self_check: bool,
+    /// Faults to be had on purpose, for tests of what follows.
+    #[doc(hidden)]
+    pub faults: Faults,
+}
+
+/// Kernels that are to fail, by a part of their variants' names.
+#[doc(hidden)]
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// Those that compute nothing.
+    pub idle: Option<String>,
+    /// Those that do not compile.
+    pub refused: Option<String>,
 }
 
 /// Trouble that the driver reported between calls.
@@ -51,6 +72,19 @@ struct Inner {
     pace: Pace,
     trouble: Arc<Mutex<Trouble>>,
     created: AtomicU64,
+    memory: Memory,
+    options: ContextOptions,
+    trust: Mutex<Trust>,
+}
+
+/// What is relied on.
+struct Trust {
+    /// What kernels are chosen by.
+    caps: Caps,
+    /// Variants that computed what the CPU did.
+    tried: HashSet<Variant>,
+    /// What had to be given up, in words.
+    losses: Vec<String>,
 }
 
 /// A lock that a panic elsewhere does not take away: what it guards is whole at all times.
@@ -119,12 +153,60 @@ impl Context {
         let pipelines = Pipelines::new(&device, options.checked, disk);
         let pace = Pace::new(options.longest_submit.unwrap_or(DEFAULT_BOUND));
         let created = AtomicU64::new(0);
-        Ok(Self { inner: Arc::new(Inner { device, queue, report, pipelines, pace, trouble, created }) })
+        let memory = Memory::new(options.memory);
+        let trust = Trust { caps: report.caps.clone(), tried: HashSet::new(), losses: Vec::new() };
+        let (trust, options) = (Mutex::new(trust), options.clone());
+        let inner =
+            Inner { device, queue, report, pipelines, pace, trouble, created, memory, options, trust };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// What the device can do.
     pub fn caps(&self) -> &Caps {
         &self.inner.report.caps
+    }
+
+    /// What kernels are chosen by: what the device can do, less what was found not to work.
+    pub fn trusted(&self) -> Caps {
+        lock(&self.inner.trust).caps.clone()
+    }
+
+    /// What was found not to work, in words: each was also logged as a warning.
+    pub fn losses(&self) -> Vec<String> {
+        lock(&self.inner.trust).losses.clone()
+    }
+
+    /// Chooses kernels by `caps` from now on, for a reason.
+    pub fn distrust(&self, caps: Caps, reason: &dyn std::fmt::Display) {
+        log::debug!("{reason}");
+        let reason = reason.to_string();
+        let reason = reason.lines().next().unwrap_or_default();
+        let text = format!("{reason}; going on without such kernels, which may be slower");
+        let mut trust = lock(&self.inner.trust);
+        trust.caps = caps;
+        if !trust.losses.contains(&text) {
+            log::warn!("{text}");
+            trust.losses.push(text);
+        }
+    }
+
+    /// The variants that computed what the CPU did.
+    pub fn tried(&self) -> HashSet<Variant> {
+        lock(&self.inner.trust).tried.clone()
+    }
+
+    /// Adds to these.
+    pub fn add_tried(&self, variants: HashSet<Variant>) {
+        lock(&self.inner.trust).tried.extend(variants);
+    }
+
+    /// How the device was opened.
+    pub fn options(&self) -> &ContextOptions {
+        &self.inner.options
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.inner.memory
     }
 
     /// The adapter, with the limits that the device was opened with.

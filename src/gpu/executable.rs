@@ -57,6 +57,8 @@ pub enum Feed {
 pub struct StepTables<'a>(pub &'a [Vec<u32>]);
 
 struct Bound {
+    /// What it binds, in the order of its declaration.
+    views: Vec<View>,
     group: wgpu::BindGroup,
     grid: Grid,
     rows: Rows,
@@ -67,6 +69,15 @@ impl Bound {
     fn rows_of(&self, batch: &Batch) -> u32 {
         self.rows.count(batch.tokens.len(), batch.outputs.len()) as u32
     }
+}
+
+/// Bytes of a buffer that a launch binds.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub(super) buffer: Buffer,
+    pub(super) offset: u64,
+    /// How many.
+    pub size: u64,
 }
 
 /// A plan that is ready to run.
@@ -325,6 +336,24 @@ impl Executable {
         }
     }
 
+    /// What a launch binds, by the place in its kernel's declaration.
+    pub fn view(&self, launch: usize, binding: usize) -> Option<&View> {
+        self.launches.get(launch)?.views.get(binding)
+    }
+
+    /// Hands over a batch, for running single launches on it.
+    pub fn set_step(&mut self, batch: &Batch, tables: StepTables<'_>) -> Result<()> {
+        self.write_step(batch, tables, Feed::Batch)
+    }
+
+    /// Runs some launches on the batch that was handed over.
+    pub fn run_launches(&self, launches: std::ops::Range<usize>, batch: &Batch) -> Result<()> {
+        let mut encoder = self.context.device().create_command_encoder(&Default::default());
+        self.encode(&mut encoder.begin_compute_pass(&Default::default()), launches, batch);
+        self.context.queue().submit([encoder.finish()]);
+        self.context.check()
+    }
+
     /// Reads `rows` rows of logits of the last step into `out`, `[rows, vocab]`.
     pub async fn read_logits(&self, rows: usize, out: &mut Vec<f32>) -> Result<()> {
         let Kept { pitch, width, .. } = self.plan.output;
@@ -345,6 +374,11 @@ impl Executable {
                 }
             })
             .await
+    }
+
+    /// Reads the last step's logits of its first output from where they were computed.
+    pub async fn read_output(&self) -> Result<Vec<f32>> {
+        self.read_slot(self.plan.output.slot, self.plan.output.width).await
     }
 
     /// Reads what the last step, which ran `batch`, computed for a kept node, `[rows, width]`.
@@ -439,42 +473,43 @@ fn bind_launch(
     let launch = &plan.launches[index];
     let dispatch = &launch.dispatch;
     let missing = |what: Resource| Error::shape(&launch.name, format!("no buffer for {what}"));
-    let mut entries = Vec::with_capacity(launch.bindings.len() + 1);
+    let mut views = Vec::with_capacity(launch.bindings.len());
     let declared = dispatch.variant.kernel().bindings;
     if declared.len() != launch.bindings.len() {
         let message = format!("{} bindings for {} declared ones", launch.bindings.len(), declared.len());
         return Err(Error::shape(&launch.name, message));
     }
-    for (i, (&resource, declared)) in launch.bindings.iter().zip(declared).enumerate() {
+    for (&resource, declared) in launch.bindings.iter().zip(declared) {
         let (buffer, offset, mut size) =
             resolve(resource, slots, buffers).ok_or_else(|| missing(resource))?;
         if dispatch.variant.access(declared) == crate::kernels::Access::Uniform {
             // As long as the shader's array, not as the buffer, which may exceed a binding.
             size = dispatch.variant.number("X4").map(|n| u64::from(n) * 16);
         }
-        let binding = wgpu::BufferBinding {
-            buffer: &buffer.raw,
-            offset,
-            size: size.and_then(std::num::NonZeroU64::new),
-        };
-        entries.push(wgpu::BindGroupEntry {
-            binding: i as u32,
-            resource: wgpu::BindingResource::Buffer(binding),
-        });
+        let size = size.unwrap_or(buffer.size().saturating_sub(offset));
+        views.push(View { buffer: buffer.clone(), offset, size });
     }
-    let size = std::num::NonZeroU64::new((dispatch.params.len() as u64 * 4).next_multiple_of(16));
-    let offset = (index * PARAMS_STRIDE) as u64;
-    let binding = wgpu::BufferBinding { buffer: &params.raw, offset, size };
-    entries.push(wgpu::BindGroupEntry {
-        binding: entries.len() as u32,
-        resource: wgpu::BindingResource::Buffer(binding),
-    });
+    let own = View {
+        buffer: params.clone(),
+        offset: (index * PARAMS_STRIDE) as u64,
+        size: (dispatch.params.len() as u64 * 4).next_multiple_of(16),
+    };
+    let entry = |(i, view)| wgpu::BindGroupEntry { binding: i as u32, resource: bound(view) };
+    let entries: Vec<_> = views.iter().chain([&own]).enumerate().map(entry).collect();
     let group = context.creator().create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some(&launch.name),
         layout: &pipeline.layout,
         entries: &entries,
     });
-    Ok(Bound { group, grid: dispatch.grid, rows: dispatch.rows })
+    Ok(Bound { views, group, grid: dispatch.grid, rows: dispatch.rows })
+}
+
+fn bound(view: &View) -> wgpu::BindingResource<'_> {
+    wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+        buffer: &view.buffer.raw,
+        offset: view.offset,
+        size: std::num::NonZeroU64::new(view.size),
+    })
 }
 
 /// Buffer, offset and length of a resource; the whole buffer where there is no length.

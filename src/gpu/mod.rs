@@ -14,6 +14,8 @@ mod timing;
 pub use adapters::{AdapterReport, list_adapters};
 pub use buffers::Buffer;
 pub use choices::Choices;
+#[doc(hidden)]
+pub use context::Faults;
 pub use context::{Context, ContextOptions};
-pub use executable::{Buffers, Executable, Feed, Planes, StepTables};
+pub use executable::{Buffers, Executable, Feed, Planes, StepTables, View};
 pub use pace::Submits;

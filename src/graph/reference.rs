@@ -236,12 +236,12 @@ impl<'a> Reference<'a> {
     }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
 }
 
 /// The experts with the largest logits, and then their weights.
-fn route(logits: &[f32], chosen: usize, normalised: bool) -> Vec<f32> {
+pub(crate) fn route(logits: &[f32], chosen: usize, normalised: bool) -> Vec<f32> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logits.iter().map(|l| (f64::from(*l) - f64::from(top)).exp()).collect();
     let mut order: Vec<usize> = (0..logits.len()).collect();
@@ -262,7 +262,7 @@ fn rows<'a>(node: &Node, batch: &'a Batch) -> Box<dyn Iterator<Item = usize> + '
     }
 }
 
-fn activated(act: Nonlinearity, x: f32) -> f32 {
+pub(crate) fn activated(act: Nonlinearity, x: f32) -> f32 {
     let x = f64::from(x);
     let y = match act {
         Nonlinearity::Silu => x / (1.0 + (-x).exp()),
@@ -275,14 +275,14 @@ fn activated(act: Nonlinearity, x: f32) -> f32 {
     y as f32
 }
 
-fn head_norm(x: &[f32], weight: &[f32], norm: HeadNorm) -> Vec<f32> {
+pub(crate) fn head_norm(x: &[f32], weight: &[f32], norm: HeadNorm) -> Vec<f32> {
     match norm.centred {
         true => layer_norm(x, weight, &vec![0.0; x.len()], norm.eps),
         false => rms_norm(x, weight, norm.eps),
     }
 }
 
-fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
     let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / x.len() as f64;
     let centred: Vec<f64> = x.iter().map(|&v| f64::from(v) - mean).collect();
     let variance = centred.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
@@ -296,7 +296,7 @@ fn linear(weight: &[f32], x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
     weight.chunks_exact(x.len()).enumerate().map(row).collect()
 }
 
-fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let scale = 1.0 / (dot(x, x) / x.len() as f64 + f64::from(eps)).sqrt();
     x.iter().zip(weight).map(|(&v, &w)| (f64::from(v) * scale * f64::from(w)) as f32).collect()
 }

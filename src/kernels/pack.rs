@@ -8,7 +8,7 @@
 
 use crate::dtype::WeightFormat;
 use crate::kernels::Part;
-use crate::quant::{codebook, k, q5};
+use crate::quant::{self, codebook, k, q5};
 use crate::shape::{BUNDLE, GROUP, ROW_ALIGN, round_up};
 
 /// Planes start at a multiple of this many bytes, the largest offset alignment in WebGPU.
@@ -280,9 +280,167 @@ fn spread(q: &[u8], from: u32, bits: u32) -> impl Iterator<Item = [u8; 4]> {
     })
 }
 
+/// The weights of a stored row, padding included: what [`pack`] made of it, read back. `quants` and
+/// `scales` are those of all rows that lie together with it, from the last multiple of [`Order::align`] on.
+pub fn unpack(planes: &Planes, row: usize, quants: &[u8], scales: &[u8]) -> Vec<f32> {
+    let (mut quants, mut scales) = (quants.to_vec(), scales.to_vec());
+    if planes.format == WeightFormat::Q5_0 {
+        for two in scales.chunks_exact_mut(12) {
+            two[4..10].rotate_right(2);
+        }
+    }
+    let (quant_bytes, scale_bytes) = planes.row_bytes();
+    let (unit, unit_bytes) = scale_unit(planes.format);
+    if planes.order == Order::Bundles {
+        unbundle(&mut quants, planes.groups, group_bytes(planes.format));
+        unbundle(&mut scales, planes.groups / unit, unit_bytes);
+    }
+    let at = row % planes.order.align();
+    let quants = &quants[at * quant_bytes..][..quant_bytes];
+    let scales = &scales[at * scale_bytes..][..scale_bytes];
+    let mut values = vec![0.0; planes.groups * GROUP];
+    let unit_quants = unit * group_bytes(planes.format);
+    for (i, out) in values.chunks_exact_mut(unit * GROUP).enumerate() {
+        let scales = &scales[i * unit_bytes..][..unit_bytes];
+        unpack_unit(planes.format, &quants[i * unit_quants..][..unit_quants], scales, out);
+    }
+    values
+}
+
+/// The inverse of [`bundle`].
+fn unbundle(rows: &mut [u8], groups: usize, bytes: usize) {
+    if bytes == 0 {
+        return;
+    }
+    let from = rows.to_vec();
+    for (bundle, from) in
+        rows.chunks_exact_mut(BUNDLE * groups * bytes).zip(from.chunks_exact(BUNDLE * groups * bytes))
+    {
+        for (at, group_of_row) in from.chunks_exact(bytes).enumerate() {
+            let (group, at) = (at / BUNDLE, at % BUNDLE);
+            let row = at % (BUNDLE / 4) * 4 + at / (BUNDLE / 4);
+            bundle[(row * groups + group) * bytes..][..bytes].copy_from_slice(group_of_row);
+        }
+    }
+}
+
+/// Decodes the groups that have their scales together.
+fn unpack_unit(format: WeightFormat, quants: &[u8], scales: &[u8], out: &mut [f32]) {
+    let mut block = Vec::new();
+    match format {
+        WeightFormat::F32
+        | WeightFormat::F16
+        | WeightFormat::BF16
+        | WeightFormat::F8_E4M3
+        | WeightFormat::F8_E5M2 => block.extend_from_slice(quants),
+        WeightFormat::Q8_0 => {
+            block.extend_from_slice(scales);
+            block.extend(quants.iter().map(|q| q ^ 0x80));
+        }
+        WeightFormat::Q4_0
+        | WeightFormat::Q4_1
+        | WeightFormat::IQ4_NL
+        | WeightFormat::MXFP4
+        | WeightFormat::U4 => {
+            block.extend_from_slice(scales);
+            block.extend_from_slice(quants);
+        }
+        WeightFormat::Q5_0 | WeightFormat::Q5_1 => {
+            let bits = (0..32).fold(0u32, |bits, k| bits | u32::from(scales[k % 4] >> (k / 4) & 1) << k);
+            block.extend_from_slice(&scales[4..]);
+            block.extend(bits.to_le_bytes());
+            block.extend_from_slice(quants);
+        }
+        WeightFormat::IQ4_XS => {
+            let scale = |group: usize| (scales[4 + group] as i8 + 32) as u8;
+            let high = (0..8).fold(0u16, |bits, group| bits | u16::from(scale(group) >> 4) << (2 * group));
+            block.extend_from_slice(&scales[..2]);
+            block.extend(high.to_le_bytes());
+            block.extend((0..4).map(|i| scale(2 * i) & 15 | (scale(2 * i + 1) & 15) << 4));
+            block.extend_from_slice(quants);
+        }
+        WeightFormat::Q2_K
+        | WeightFormat::Q3_K
+        | WeightFormat::Q4_K
+        | WeightFormat::Q5_K
+        | WeightFormat::Q6_K => {
+            return k::values(format, &unpack_super(format, quants, scales), out);
+        }
+    }
+    quant::decode(format, &block, out);
+}
+
+/// The inverse of [`pack_super`].
+fn unpack_super(format: WeightFormat, quants: &[u8], scales: &[u8]) -> k::Super {
+    let u16_at = |at: usize| u16::from_le_bytes([scales[at], scales[at + 1]]);
+    let mut block = k::Super { d: u16_at(0), e: u16_at(2), q: [0; 256], s: [0; 16], m: [0; 16] };
+    for i in 0..16 {
+        (block.s[i], block.m[i]) = match format {
+            WeightFormat::Q2_K => ((scales[4 + i] & 15) as i8, scales[4 + i] >> 4),
+            WeightFormat::Q4_K | WeightFormat::Q5_K => (scales[4 + i / 2 * 2] as i8, scales[5 + i / 2 * 2]),
+            _ => (scales[4 + i] as i8, 0),
+        };
+    }
+    // Words of upper bits of a group, and how many low bits a quant has beside them.
+    let (words, low) = match format {
+        WeightFormat::Q2_K => (0, 2),
+        WeightFormat::Q3_K => (1, 2),
+        WeightFormat::Q5_K => (1, 4),
+        WeightFormat::Q6_K => (2, 4),
+        _ => (0, 4),
+    };
+    for (group, q) in block.q.chunks_exact_mut(GROUP).enumerate() {
+        let quants = &quants[group * group_bytes(format)..][..group_bytes(format)];
+        let upper = &scales[20..][group * words * 4..][..words * 4];
+        for (j, q) in q.iter_mut().enumerate() {
+            let bits = if low == 2 { gathered(quants, 2, j) } else { quants[j % 16] >> (j / 16 * 4) & 15 };
+            let high = if words == 0 { 0 } else { gathered(upper, words as u32, j) };
+            *q = bits | high << low;
+        }
+    }
+    block
+}
+
+/// Of quant `j` the bits that [`spread`] put into `bits` words.
+fn gathered(words: &[u8], bits: u32, j: usize) -> u8 {
+    let of_word = 32 / bits as usize;
+    let (word, k) = (j / of_word, j % of_word);
+    words[word * 4 + k % 4] >> (k / 4 * bits as usize) & ((1 << bits) - 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_packed_reads_back() {
+        for format in WeightFormat::ALL {
+            let cols = 3 * format.block_len().max(32);
+            let value = |i: usize| (i * 7919 % 1000) as f32 / 500.0 - 1.0 + (i % 97) as f32 * 0.01;
+            let rows: Vec<_> = (0..40)
+                .map(|r| quant::encode(format, &(0..cols).map(|i| value(r * cols + i)).collect::<Vec<_>>()))
+                .collect();
+            for order in [Order::Rows, Order::Bundles] {
+                let planes = Planes::new(format, order, rows.len(), cols);
+                let (mut quants, mut scales) = (Vec::new(), Vec::new());
+                let stored = (0..planes.rows).map(|r| rows.get(r).map_or(&[][..], Vec::as_slice));
+                pack(&planes, stored, &mut quants, &mut scales);
+                let (quant_bytes, scale_bytes) = planes.row_bytes();
+                for (r, row) in rows.iter().enumerate() {
+                    let mut expected = vec![0.0; cols];
+                    quant::decode(format, row, &mut expected);
+                    let (first, align) = (r / order.align() * order.align(), order.align());
+                    let quants = &quants[first * quant_bytes..][..align * quant_bytes];
+                    let scales = &scales[first * scale_bytes..][..align * scale_bytes];
+                    assert_eq!(
+                        unpack(&planes, r, quants, scales)[..cols],
+                        expected,
+                        "{format} {order:?} {r}"
+                    );
+                }
+            }
+        }
+    }
 
     #[test]
     fn bundles_hold_the_same_groups() {

@@ -48,6 +48,18 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// The likeliest.
+    pub const GREEDY: Self = Self {
+        scale: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        cut: 32.0,
+        repetition: 1.0,
+        presence: 0.0,
+        frequency: 0.0,
+        flags: 0,
+        seed: [0; 2],
+    };
     /// Flag: by chance; the likeliest otherwise.
     pub const CHANCE: u32 = 1;
     /// Flag: the penalties count.

@@ -6,7 +6,7 @@ use crate::dtype::Activations;
 use crate::kernels::gemm::Tile;
 use crate::kernels::gemm_coop::CoopTile;
 use crate::kernels::pack::Order;
-use crate::kernels::{Part, attention};
+use crate::kernels::{Part, Variant, attention};
 use crate::shape::MAX_COLS;
 
 /// How a mat-vec divides its work.
@@ -278,6 +278,25 @@ pub fn flat(caps: &Caps) -> u32 {
 /// core does all of it.
 pub fn sample(caps: &Caps) -> u32 {
     if caps.kind == AdapterKind::Cpu { 64 } else { 256 }
+}
+
+/// What to choose kernels by on `device` where `variant`, which `caps` led to, can not be relied on: without
+/// what the variant needs; then as for an adapter that nothing is known of; then as for a CPU, where each
+/// invocation works for itself. None where that was all there was.
+pub fn without(device: &Caps, caps: &Caps, variant: &Variant) -> Option<Caps> {
+    if variant.needs_coop() {
+        return Some(Caps { coop: None, ..caps.clone() });
+    }
+    let plain = Caps { subgroup: None, coop: None, ..caps.clone() };
+    match caps.kind {
+        _ if variant.needs_subgroup() => Some(plain),
+        AdapterKind::Other if device.kind != AdapterKind::Cpu => {
+            Some(Caps { kind: AdapterKind::Cpu, ..plain })
+        }
+        AdapterKind::Other => None,
+        AdapterKind::Cpu if device.kind != AdapterKind::Cpu => None,
+        _ => Some(Caps { kind: AdapterKind::Other, ..plain }),
+    }
 }
 
 /// Who shares a row in kernels that reduce over a whole workgroup.

@@ -32,19 +32,22 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
         caps,
         attention_groups: tuning::attention_groups(caps, options.max_tokens),
         pages: options.context.div_ceil(PAGE),
-        tiling: tuning::tiling(caps, options.max_tokens, options.activations),
+        // Tiles are of rows that follow one another.
+        tiling: tuning::tiling(caps, options.max_tokens, options.activations)
+            .filter(|_| layouts.iter().flat_map(|l| &l.shards).all(|s| s.planes.order == Order::Rows)),
     };
-    let graph = &if options.fuse { fuse::fuse(graph, &target) } else { graph.clone() };
+    let graph = if options.fuse { fuse::fuse(graph, &target) } else { graph.clone() };
     let capacity = |rows| match rows {
         Rows::Tokens | Rows::Chosen(_) => round_up(options.max_tokens, MAX_COLS),
         Rows::Outputs => round_up(options.max_outputs, MAX_COLS),
     };
     let memory = memory::assign(
-        graph,
+        &graph,
         |i| capacity(graph.nodes[i].rows) * pitch(&graph.nodes[i]),
         |i| options.keep.contains(&graph.nodes[i].name),
     );
-    let mut lowering = Lowering { graph, layouts, caps, options, memory, launches: Vec::new(), groups: None };
+    let mut lowering =
+        Lowering { graph: &graph, layouts, caps, options, memory, launches: Vec::new(), groups: None };
     for i in 0..graph.nodes.len() {
         lowering.node(i);
     }
@@ -60,14 +63,14 @@ pub fn lower(graph: &Graph, layouts: &[WeightLayout], caps: &Caps, options: &Pla
     }
     let Lowering { memory, launches, .. } = lowering;
     let vocab = graph.vocab();
-    let plan =
-        Plan { options: options.clone(), launches, choosing, slots: memory.sizes, vocab, output, kept };
+    let (options, slots) = (options.clone(), memory.sizes);
+    let plan = Plan { options, graph, launches, choosing, slots, vocab, output, kept };
     check(&plan, caps)?;
     Ok(plan)
 }
 
 /// Values from one row of a node's result to the next.
-fn pitch(node: &Node) -> usize {
+pub fn pitch(node: &Node) -> usize {
     match node.op {
         Op::RopeKv { heads, .. } => padded(heads.heads * stored_head_dim(heads.head_dim)),
         _ => node.pieces * padded(node.width / node.pieces),
@@ -448,7 +451,8 @@ impl Lowering<'_> {
 /// The kernel for a product on an adapter.
 fn product(problem: &gemv::Gemv, splits: usize, caps: &Caps) -> Dispatch {
     match problem.order {
-        Order::Bundles => gemv_lanes::select(problem),
+        Order::Bundles if caps.subgroup.is_some() => gemv_lanes::select(problem),
+        Order::Bundles => gemv::select(problem, caps),
         Order::Rows => gemm_coop::select(problem, splits, caps)
             .or_else(|| gemm::select(problem, splits, caps))
             .or_else(|| gemv_int8::select(problem, caps))

@@ -10,11 +10,11 @@ mod memory;
 mod work;
 
 pub use layout::{Shard, WeightLayout};
-pub use lower::lower;
+pub use lower::{lower, pitch};
 pub use work::{Traffic, Work};
 
 use crate::dtype::{Activations, KvFormat};
-use crate::graph::{VectorId, WeightId};
+use crate::graph::{Graph, Rope, VectorId, WeightId};
 use crate::kernels::{Dispatch, Rows};
 
 /// What a plan is made for.
@@ -137,6 +137,8 @@ pub struct Kept {
 pub struct Plan {
     /// What it was made for.
     pub options: PlanOptions,
+    /// What the launches compute: the graph as fusion left it.
+    pub graph: Graph,
     /// The launches.
     pub launches: Vec<Launch>,
     /// Those from here on choose the next tokens; they only run where that is wanted.
@@ -167,7 +169,8 @@ impl Plan {
         };
         let options = PlanOptions::new(max_tokens, 1, KvFormat::F32);
         let choosing = launches.len();
-        Self { options, launches, choosing, slots, vocab: 1, output, kept: Vec::new() }
+        let graph = Graph::new(Rope::plain(1e4, 2));
+        Self { options, graph, launches, choosing, slots, vocab: 1, output, kept: Vec::new() }
     }
 
     /// Bytes of weights that one step reads.

@@ -9,7 +9,6 @@
 //! | Q5_K | 5 bits | 0 | 32 | 6 bits | 6 bits |
 //! | Q6_K | 6 bits | 32 | 16 | 8 bits signed | |
 
-use super::f16_at;
 use crate::dtype::WeightFormat;
 
 /// A superblock in parts.
@@ -164,15 +163,18 @@ fn write(format: WeightFormat, block: &Super) -> Vec<u8> {
 }
 
 pub fn decode(format: WeightFormat, bytes: &[u8], out: &mut [f32]) {
-    let at = places(format);
     for (o, b) in out.chunks_exact_mut(256).zip(bytes.chunks_exact(format.block_bytes())) {
-        let block = parse(format, b);
-        let (d, e) = (f16_at(b, at.d), at.e.map_or(0.0, |e| f16_at(b, e)));
-        for (k, w) in o.iter_mut().enumerate() {
-            let (s, m) = (f32::from(block.s[k / 16]), f32::from(block.m[k / 16]));
-            let q = f32::from(block.q[k]) - f32::from(offset(format));
-            *w = d * s * q - e * m;
-        }
+        values(format, &parse(format, b), o);
+    }
+}
+
+/// The weights of a superblock.
+pub fn values(format: WeightFormat, block: &Super, out: &mut [f32]) {
+    let [d, e] = [block.d, block.e].map(|bits| half::f16::from_bits(bits).to_f32());
+    for (k, w) in out.iter_mut().enumerate() {
+        let (s, m) = (f32::from(block.s[k / 16]), f32::from(block.m[k / 16]));
+        let q = f32::from(block.q[k]) - f32::from(offset(format));
+        *w = d * s * q - e * m;
     }
 }
 
