@@ -36,9 +36,9 @@ fn check(gpu: &Context, path: &Path, kv: KvFormat) {
     for piece in stream {
         piece.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
-    let found = session.findings();
-    println!("{}: {found:?}", path.display());
-    assert!(found.results > 50 && found.values > 1000, "{found:?}");
+    let (values, worst) = session.findings().summary();
+    println!("{}: {values} values, {worst:?}", path.display());
+    assert!(values > 1000);
 }
 
 #[test]

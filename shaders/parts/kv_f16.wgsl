@@ -5,9 +5,13 @@ const KV_PAIRS = 1u;
 const KV_WORDS = 1u;
 const KV_BLOCK = OCTS;
 
-// Values beyond the range of f16 become its largest, never infinity.
+// Values beyond the range of f16 become its largest, never infinity. What is no number stays none,
+// and is not made one by a clamp: whoever attends to it has to notice.
 fn kv_pack(pairs: array<vec2<f32>, KV_PAIRS>) -> array<KvStored, KV_WORDS> {
-    return array<KvStored, KV_WORDS>(pack2x16float(clamp(pairs[0], vec2<f32>(-65504.0), vec2<f32>(65504.0))));
+    let word = pack2x16float(clamp(pairs[0], vec2<f32>(-65504.0), vec2<f32>(65504.0)));
+    let bits = bitcast<vec2<u32>>(pairs[0]) & vec2<u32>(0x7f800000u);
+    let none = max(bits.x, bits.y) == 0x7f800000u;
+    return array<KvStored, KV_WORDS>(word | select(0u, 0x7e007e00u, none));
 }
 
 fn kv_words(unit: u32) -> u32 { return KV_WORDS; }

@@ -14,11 +14,14 @@ fn kv_pack(pairs: array<vec2<f32>, KV_PAIRS>) -> array<KvStored, KV_WORDS> {
     var values = pairs;
     var words: array<KvStored, KV_WORDS>;
     var scales: vec2<f32>;
+    var none = 0u;  // bits that make a scale no number, where a value is none
     for (var b = 0u; b < 2u; b++) {
         // The value of largest magnitude becomes -8, the end of the range that has one step more.
         var most = 0.0;
         for (var i = 0u; i < 16u; i++) {
             let pair = values[b * 16u + i];
+            let exponents = bitcast<vec2<u32>>(pair) & vec2<u32>(0x7f800000u);
+            none |= select(0u, 0x7e00u << (16u * b), max(exponents.x, exponents.y) == 0x7f800000u);
             most = select(most, pair.x, abs(pair.x) > abs(most));
             most = select(most, pair.y, abs(pair.y) > abs(most));
         }
@@ -33,7 +36,7 @@ fn kv_pack(pairs: array<vec2<f32>, KV_PAIRS>) -> array<KvStored, KV_WORDS> {
             words[1u + b * 4u + i] = low | high << 4u;
         }
     }
-    words[0] = pack2x16float(scales);
+    words[0] = pack2x16float(scales) | none;
     return words;
 }
 

@@ -14,13 +14,17 @@ fn kv_pack(pairs: array<vec2<f32>, KV_PAIRS>) -> array<KvStored, KV_WORDS> {
     var values = pairs;
     var words: array<KvStored, KV_WORDS>;
     var scales: vec2<f32>;
+    var none = 0u;  // bits that make a scale no number, where a value is none
     for (var b = 0u; b < 2u; b++) {
-        var most = vec2<f32>(0.0);
+        // Bits of magnitudes are in their order, with what is no number at the end.
+        var most = vec2<u32>(0u);
         for (var i = 0u; i < 16u; i++) {
-            most = max(most, abs(values[b * 16u + i]));
+            most = max(most, bitcast<vec2<u32>>(abs(values[b * 16u + i])));
         }
+        let bits = max(most.x, most.y);
+        none |= select(0u, 0x7e00u << (16u * b), bits >= 0x7f800000u);
         // Beyond the range of f16 values are cut, never infinite.
-        let d = min(max(most.x, most.y) / 127.0, 65504.0);
+        let d = min(bitcast<f32>(bits) / 127.0, 65504.0);
         let inverse = select(0.0, 1.0 / d, d > 0.0);
         scales[b] = d;
         for (var i = 0u; i < 8u; i++) {
@@ -29,7 +33,7 @@ fn kv_pack(pairs: array<vec2<f32>, KV_PAIRS>) -> array<KvStored, KV_WORDS> {
             words[1u + b * 8u + i] = pack4xU8(vec4<u32>(q));
         }
     }
-    words[0] = pack2x16float(scales);
+    words[0] = pack2x16float(scales) | none;
     return words;
 }
 

@@ -7,7 +7,7 @@ use crate::dtype::KvFormat;
 use crate::error::{Error, Result};
 use crate::graph::reference::{activated, head_norm, layer_norm, rms_norm, route};
 use crate::graph::{HeadNorm, Heads, Op, Out, RopeId, Scores, Spans, VectorId, WeightId};
-use crate::kernels::{PAGE, pack};
+use crate::kernels::{PAGE, Variant, pack};
 use crate::plan::Resource;
 use crate::shape::{GROUP, ROPE_FINE, Rows, padded, stored_head_dim};
 
@@ -257,34 +257,38 @@ impl Audit<'_> {
         found: &Stored,
         samples: &[Sample],
     ) -> Result<()> {
-        self.findings.results += 1;
-        self.findings.values += samples.len();
+        let mut worst = 0.0f64;
         for Sample { row, at, near } in samples {
             let value = f64::from(found.row(*row)[*at]);
             let share = (value - near.value).abs() / near.slack.max(f64::MIN_POSITIVE);
             if share.is_nan() || share > 1.0 {
                 return Err(self.wrong(name, launches, &format!("value {at} of row {row}"), value, *near));
             }
-            if share > self.findings.worst.0 {
-                self.findings.worst = (share, name.to_string());
-            }
+            worst = worst.max(share);
         }
+        let variants = self.involved(name, launches);
+        self.findings.note(&variants, samples.len(), worst);
         Ok(())
     }
 
-    fn wrong(&self, name: &str, launches: &Range<usize>, place: &str, found: f64, near: Near) -> Error {
+    /// The variants that made a result: what another launch has split shows only where it is put together.
+    fn involved(&self, name: &str, launches: &Range<usize>) -> Vec<Variant> {
         let plan = self.run.plan();
-        // What another launch has split shows only where it is put together.
         let inputs = plan.graph.find(name).map_or(&[][..], |node| &plan.graph.nodes[node.0].inputs);
         let split = inputs.iter().filter(|input| self.is_split(input.0));
         let names: Vec<&str> = split.map(|input| plan.graph.nodes[input.0].name.as_str()).collect();
         let split = plan.launches.iter().filter(|launch| names.contains(&launch.name.as_str()));
         let all = split.chain(&plan.launches[launches.clone()]);
-        let mut variants: Vec<_> = all.map(|launch| launch.dispatch.variant.to_string()).collect();
+        let mut variants: Vec<Variant> = all.map(|launch| launch.dispatch.variant).collect();
         variants.dedup();
+        variants
+    }
+
+    fn wrong(&self, name: &str, launches: &Range<usize>, place: &str, found: f64, near: Near) -> Error {
+        let variants = self.involved(name, launches);
         Error::WrongResult {
             launch: name.to_string(),
-            variant: variants.join(" + "),
+            variant: variants.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + "),
             adapter: self.context.adapter().name.clone(),
             place: place.to_string(),
             found,

@@ -6,7 +6,7 @@
 mod cached;
 mod expected;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use rand_chacha::ChaCha8Rng;
@@ -36,25 +36,50 @@ impl Effort {
     pub const CHECK: Self = Self { rows: 8, runs: 6 };
 }
 
-/// What was compared.
+/// What was compared of a kernel's results.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Findings {
+pub struct Compared {
+    /// Variants, by name.
+    pub variants: BTreeSet<String>,
     /// Results of operations.
     pub results: usize,
     /// Values of these.
     pub values: usize,
-    /// The largest error, as a share of what was allowed, and where it was.
-    pub worst: (f64, String),
+    /// The largest error, as a share of what was allowed.
+    pub worst: f64,
 }
+
+/// What was compared, by kernel.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Findings(pub BTreeMap<&'static str, Compared>);
 
 impl Findings {
     /// Adds what was found elsewhere.
     pub fn add(&mut self, other: Self) {
-        self.results += other.results;
-        self.values += other.values;
-        if other.worst.0 > self.worst.0 {
-            self.worst = other.worst;
+        for (kernel, more) in other.0 {
+            let all = self.0.entry(kernel).or_default();
+            all.variants.extend(more.variants);
+            all.results += more.results;
+            all.values += more.values;
+            all.worst = all.worst.max(more.worst);
         }
+    }
+
+    /// Adds a result that some variants computed together.
+    fn note(&mut self, variants: &[Variant], values: usize, worst: f64) {
+        for variant in variants {
+            let all = self.0.entry(variant.kernel().name).or_default();
+            all.variants.insert(variant.to_string());
+            all.results += 1;
+            all.values += values;
+            all.worst = all.worst.max(worst);
+        }
+    }
+
+    /// Values that were compared, and the kernel whose error was the largest share of what was allowed, with it.
+    pub fn summary(&self) -> (usize, Option<(&'static str, f64)>) {
+        let worst = self.0.iter().max_by(|a, b| a.1.worst.total_cmp(&b.1.worst));
+        (self.0.values().map(|c| c.values).sum(), worst.map(|(kernel, c)| (*kernel, c.worst)))
     }
 }
 
@@ -157,9 +182,7 @@ impl<'a> Audit<'a> {
             self.run.run_launches(launches.clone(), &self.batch)?;
             let next = self.context.read_views(&[(self.view(Resource::Next)?, 0, 4)]).await?;
             let found = u32::from_le_bytes([next[0][0], next[0][1], next[0][2], next[0][3]]);
-            if found != expected {
-                return Err(wrong_choice(&self.context, self.run.plan(), found, expected));
-            }
+            compare_choice(&self.context, self.run.plan(), found, expected, &mut self.findings)?;
         }
         Ok(())
     }
@@ -307,18 +330,28 @@ impl<'a> Audit<'a> {
     }
 }
 
-/// The error that a plan's last launches chose another token than the CPU.
-pub fn wrong_choice(context: &Context, plan: &Plan, found: u32, expected: u32) -> Error {
-    let variants = plan.launches[plan.choosing..].iter().map(|l| l.dispatch.variant.to_string());
-    Error::WrongResult {
+/// Notes that a plan's last launches chose `found`; an error if the CPU chose another token.
+pub fn compare_choice(
+    context: &Context,
+    plan: &Plan,
+    found: u32,
+    expected: u32,
+    findings: &mut Findings,
+) -> Result<()> {
+    let variants: Vec<Variant> = plan.launches[plan.choosing..].iter().map(|l| l.dispatch.variant).collect();
+    if found == expected {
+        findings.note(&variants, 1, 0.0);
+        return Ok(());
+    }
+    Err(Error::WrongResult {
         launch: "choice".to_string(),
-        variant: variants.collect::<Vec<_>>().join(" + "),
+        variant: variants.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + "),
         adapter: context.adapter().name.clone(),
         place: "the chosen id".to_string(),
         found: f64::from(found),
         expected: f64::from(expected),
         allowed: 0.0,
-    }
+    })
 }
 
 /// The nodes of a plan's launches with these, in order.

@@ -5,6 +5,7 @@ mod bench;
 mod ceilings;
 mod convert;
 mod devices;
+mod doctor;
 mod inspect;
 mod kernels;
 mod logits;
@@ -36,6 +37,8 @@ enum Command {
     Run(run::Args),
     /// List the adapters and which one is picked
     Devices(devices::Args),
+    /// Compare every kernel on the adapter with the CPU, and report it
+    Doctor(doctor::Args),
     /// Describe a model; needs no GPU
     Inspect(inspect::Args),
     /// List the kernels that plans use, and write their WGSL; needs no GPU
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Kernels(args) => kernels::run(args),
         Command::Bench(args) => bench::run(args),

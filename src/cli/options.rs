@@ -34,12 +34,22 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Opens the device; a CPU gets a notice.
     pub fn open(&self) -> Result<Context> {
+        self.open_with(false)
+    }
+
+    /// The same, for sessions that take their kernels as they are.
+    pub fn open_unchecked(&self) -> Result<Context> {
+        self.open_with(true)
+    }
+
+    fn open_with(&self, skip_self_check: bool) -> Result<Context> {
         let caps = self.caps.as_deref();
         let options = ContextOptions {
             device: self.device.clone(),
             baseline: caps == Some("baseline"),
             treat_as: (caps == Some("gpu")).then_some(AdapterKind::Discrete),
             pipeline_cache: dirs::cache_dir().map(|d| d.join("wgllama/pipelines")),
+            skip_self_check,
             longest_submit: Some(Duration::from_millis(self.longest_submit)),
             ..Default::default()
         };

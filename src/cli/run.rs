@@ -68,6 +68,10 @@ pub struct Args {
     /// Steps that the device may be ahead of the text
     #[arg(long, value_name = "STEPS", default_value_t = 2)]
     ahead: usize,
+    /// Compare the results of every launch with the CPU, and end at the first that differs; a hundred times
+    /// slower
+    #[arg(long)]
+    check: bool,
     /// Print one JSON object with text, ids and figures instead of streaming
     #[arg(long)]
     json: bool,
@@ -114,7 +118,7 @@ pub fn run(args: &Args) -> Outcome {
         seed: args.seed.unwrap_or_else(fresh_seed),
         max_tokens: args.max_tokens,
     };
-    let options = SessionOptions { ahead: Some(args.ahead), ..args.cache.session()? };
+    let options = SessionOptions { ahead: Some(args.ahead), check: args.check, ..args.cache.session()? };
     // What can be known to be wrong is said before anything is loaded.
     sampling.check()?;
     let room = options.context_for(files.config())?;
@@ -126,7 +130,15 @@ pub fn run(args: &Args) -> Outcome {
     let mut session = model.session(&options)?;
     session.prepare()?;
     let figures = generate(args, &mut session, &ids, &sampling, load)?;
-    report(args, &model, &figures, sampling.seed)
+    report(args, &model, &figures, sampling.seed)?;
+    if let (true, (values, Some((kernel, worst)))) = (args.check, session.findings().summary()) {
+        tell(format_args!(
+            "every launch equals the CPU: {values} values compared; the largest error, of {kernel}, is {:.0} % of \
+             what is allowed",
+            100.0 * worst
+        ));
+    }
+    Ok(())
 }
 
 fn encode(args: &Args, files: &ModelFiles, text: &str) -> Result<Vec<u32>> {

@@ -3,12 +3,23 @@
 
 use crate::audit::Findings;
 use crate::error::{Error, Result};
-use crate::generate::session::{Base, front, missing};
+use crate::generate::session::{Base, front, missing, numbers};
 use crate::generate::{Sampler, SessionOptions};
 use crate::gpu::{Executable, StepTables};
 use crate::graph::{Batch, Token};
 use crate::model::{KvCache, Model};
 use crate::plan::Plan;
+
+/// What there is of a sequence's logits.
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    /// None.
+    Empty,
+    /// Those of the last token.
+    Ready,
+    /// Those of the token at a position are no numbers; it was not fed.
+    Failed(usize),
+}
 
 /// Sequences of one model, of any lengths, that share a cache.
 pub struct Group {
@@ -25,8 +36,8 @@ pub struct Group {
     known: Vec<usize>,
     /// What follows each sequence, `[sequences, vocab]`.
     logits: Vec<f32>,
-    /// Whether a sequence has logits.
-    ready: Vec<bool>,
+    /// What there is of each.
+    state: Vec<State>,
     /// What was compared with the CPU.
     findings: Findings,
 }
@@ -42,7 +53,7 @@ impl Model {
         let (base, cache, chunk) = self.set_up(options, sequences)?;
         let decode = base.executable(&cache, None, (sequences, sequences), &[])?;
         let logits = vec![0.0; sequences * self.config().vocab_size];
-        let (ids, ready) = (vec![Vec::new(); sequences], vec![false; sequences]);
+        let (ids, state) = (vec![Vec::new(); sequences], vec![State::Empty; sequences]);
         let known = vec![0; sequences];
         Ok(Group {
             base,
@@ -53,7 +64,7 @@ impl Model {
             ids,
             known,
             logits,
-            ready,
+            state,
             findings: Findings::default(),
         })
     }
@@ -63,6 +74,11 @@ impl Group {
     /// Ids fed so far, by sequence.
     pub fn ids(&self) -> &[Vec<u32>] {
         &self.ids
+    }
+
+    /// What was compared with the CPU so far: see [`SessionOptions::check`].
+    pub fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// The plan of a step.
@@ -118,39 +134,77 @@ impl Group {
             rest = &rest[fed..];
             self.known[sequence] = self.ids[sequence].len();
         }
+        numbers(&last, self.ids[sequence].len() - 1)?;
         let vocab = last.len();
         self.logits[sequence * vocab..][..vocab].copy_from_slice(&last);
-        self.ready[sequence] = true;
+        self.state[sequence] = State::Ready;
         Ok(())
     }
 
-    /// Feeds one of `ids` to each sequence, in one step. On an error none of them is fed.
+    /// Feeds one of `ids` to each sequence, in one step. On an error none of them is fed; but where the logits
+    /// of some sequences are no numbers, only these are not fed, and their [`logits`](Self::logits) say so.
     pub fn feed_each(&mut self, ids: &[u32]) -> Result<()> {
-        let (run, batch, tables) = self.next_step(ids)?;
-        run.run(&batch, tables)?;
-        pollster::block_on(self.decode.read_logits(ids.len(), &mut self.logits))?;
-        for (fed, id) in self.ids.iter_mut().zip(ids) {
-            fed.push(*id);
+        if ids.len() != self.ids.len() {
+            let message = format!("{} tokens for {} sequences", ids.len(), self.ids.len());
+            return Err(Error::option("tokens", message));
         }
-        self.known.iter_mut().zip(&self.ids).for_each(|(known, ids)| *known = ids.len());
-        self.ready.fill(true);
+        let ids: Vec<(usize, u32)> = ids.iter().copied().enumerate().collect();
+        self.feed_some(&ids)
+    }
+
+    /// As [`feed_each`](Self::feed_each), for some of the sequences: a token for each of those named.
+    pub fn feed_some(&mut self, ids: &[(usize, u32)]) -> Result<()> {
+        let batch = self.next_batch(ids)?;
+        let tables = StepTables(self.cache.tables());
+        self.base.compare(&mut self.decode, &batch, tables, &mut self.findings)?;
+        self.decode.run(&batch, tables)?;
+        let mut logits = Vec::new();
+        pollster::block_on(self.decode.read_logits(ids.len(), &mut logits))?;
+        let vocab = self.base.model.config().vocab_size;
+        for ((sequence, id), row) in ids.iter().zip(logits.chunks_exact(vocab)) {
+            let fed = &mut self.ids[*sequence];
+            match numbers(row, fed.len()) {
+                Ok(()) => {
+                    fed.push(*id);
+                    self.known[*sequence] = fed.len();
+                    self.logits[*sequence * vocab..][..vocab].copy_from_slice(row);
+                    self.state[*sequence] = State::Ready;
+                }
+                Err(_) => {
+                    let position = fed.len();
+                    self.truncate(*sequence, position);
+                    self.state[*sequence] = State::Failed(position);
+                }
+            }
+        }
         Ok(())
     }
 
-    /// Chooses the next token of each sequence and feeds them, in one step.
-    pub fn step(&mut self, sampler: &mut Sampler) -> Result<Vec<u32>> {
-        let ids =
-            (0..self.ids.len()).map(|s| sampler.sample(self.logits(s)?, self.ids[s].len().saturating_sub(1)));
-        let ids = ids.collect::<Result<Vec<_>>>()?;
-        self.feed_each(&ids)?;
-        Ok(ids)
+    /// Chooses the next token of each sequence and feeds them, in one step; none for a sequence whose logits
+    /// are no numbers. An error if no other is left.
+    pub fn step(&mut self, sampler: &mut Sampler) -> Result<Vec<Option<u32>>> {
+        let failed = |state: &State| matches!(state, State::Failed(_));
+        let mut chosen = vec![None; self.ids.len()];
+        let mut ids = Vec::new();
+        for sequence in 0..self.ids.len() {
+            if failed(&self.state[sequence]) && !self.state.iter().all(failed) {
+                continue;
+            }
+            let position = self.ids[sequence].len().saturating_sub(1);
+            let id = sampler.sample(self.logits(sequence)?, position)?;
+            chosen[sequence] = Some(id);
+            ids.push((sequence, id));
+        }
+        self.feed_some(&ids)?;
+        Ok(chosen)
     }
 
     /// The logits of the token that follows what was fed to a sequence, `[vocab]`.
     pub fn logits(&self, sequence: usize) -> Result<&[f32]> {
         let vocab = self.base.model.config().vocab_size;
-        match self.ready.get(sequence) {
-            Some(true) => Ok(&self.logits[sequence * vocab..][..vocab]),
+        match self.state.get(sequence) {
+            Some(State::Ready) => Ok(&self.logits[sequence * vocab..][..vocab]),
+            Some(State::Failed(position)) => Err(Error::BadLogits { position: *position }),
             _ => Err(Error::option("group", format!("feed a prompt to sequence {sequence} first"))),
         }
     }
@@ -161,30 +215,36 @@ impl Group {
             ids.truncate(len);
             let known = &mut self.known[sequence];
             *known = (*known).min(self.cache.truncate(sequence, ids.len()));
-            self.ready[sequence] = false;
+            self.state[sequence] = State::Empty;
         }
     }
 
     /// The step that feeds one of `ids` to each sequence next, and what runs it.
     pub(super) fn next_step(&mut self, ids: &[u32]) -> Result<(&mut Executable, Batch, StepTables<'_>)> {
-        if ids.len() != self.ids.len() {
-            let message = format!("{} tokens for {} sequences", ids.len(), self.ids.len());
-            return Err(Error::option("tokens", message));
-        }
-        for sequence in 0..self.ids.len() {
-            self.recall(sequence)?;
-        }
-        for (sequence, fed) in self.ids.iter().enumerate() {
-            self.cache.reserve(sequence, fed.len() + 1)?;
-        }
-        let token = |(sequence, (fed, id)): (usize, (&Vec<u32>, &u32))| Token {
-            id: *id,
-            position: fed.len() as u32,
-            sequence: sequence as u32,
-        };
-        let tokens = self.ids.iter().zip(ids).enumerate().map(token).collect();
-        let batch = Batch { tokens, outputs: Vec::new() }.with_all_outputs();
+        let ids: Vec<(usize, u32)> = ids.iter().copied().enumerate().collect();
+        let batch = self.next_batch(&ids)?;
         Ok((&mut self.decode, batch, StepTables(self.cache.tables())))
+    }
+
+    /// The batch that feeds a token to each of the sequences named, which are ready for it.
+    fn next_batch(&mut self, ids: &[(usize, u32)]) -> Result<Batch> {
+        for (i, (sequence, _)) in ids.iter().enumerate() {
+            if *sequence >= self.ids.len() || ids[..i].iter().any(|(other, _)| other == sequence) {
+                let message = format!("expected each below {} once, found {sequence}", self.ids.len());
+                return Err(Error::option("sequence", message));
+            }
+            self.recall(*sequence)?;
+        }
+        for (sequence, _) in ids {
+            self.cache.reserve(*sequence, self.ids[*sequence].len() + 1)?;
+        }
+        let token = |(sequence, id): &(usize, u32)| Token {
+            id: *id,
+            position: self.ids[*sequence].len() as u32,
+            sequence: *sequence as u32,
+        };
+        let tokens = ids.iter().map(token).collect();
+        Ok(Batch { tokens, outputs: Vec::new() }.with_all_outputs())
     }
 
     fn check(&self, sequence: usize, ids: &[u32]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Generating text: sessions (one sequence with its cache), groups of several, samplers, and
 //! streams of pieces.
 
+pub mod doctor;
 mod evaluate;
 mod group;
 mod measure;

@@ -1,5 +1,7 @@
 //! A session: one sequence on the device, with its cache and the executables that extend it.
 
+use std::ops::Range;
+
 use crate::audit::{self, Audit, Effort, Findings};
 use crate::caps::Caps;
 use crate::dtype::{Activations, KvFormat};
@@ -98,6 +100,8 @@ pub struct Session {
     logits: Vec<f32>,
     choices: Choices,
     ahead: usize,
+    /// The prompt that the stream goes on from.
+    begun: Range<usize>,
     /// Tokens fed, with those that the device chose and the host has not seen yet.
     fed: usize,
     /// The batch of one token that goes on with what was chosen, and its answer.
@@ -113,6 +117,11 @@ pub struct Session {
 pub(super) fn missing(ids: &[u32], known: usize, chunk: usize, sequence: u32) -> Batch {
     let end = ids.len().min(known + chunk);
     Batch { outputs: Vec::new(), ..Batch::sequence(&ids[known..end], known, sequence) }
+}
+
+/// Refuses logits of the token at `position` that are no finite numbers.
+pub(super) fn numbers(logits: &[f32], position: usize) -> Result<()> {
+    if logits.iter().all(|logit| logit.is_finite()) { Ok(()) } else { Err(Error::BadLogits { position }) }
 }
 
 /// As much of the front of `batch` as one step feeds in bounded time, with the outputs in there.
@@ -275,6 +284,7 @@ impl Model {
             logits: Vec::new(),
             choices,
             ahead,
+            begun: 0..0,
             fed: 0,
             next: Batch::sequence(&[0], 0, 0),
             chosen: Vec::new(),
@@ -439,6 +449,7 @@ impl Session {
             }
             if last && !choose {
                 pollster::block_on(run.read_logits(1, &mut self.logits))?;
+                numbers(&self.logits, end - 1)?;
             }
             self.ids.extend_from_slice(piece);
             self.known = self.ids.len();
@@ -464,6 +475,7 @@ impl Session {
             self.settle();
         })?;
         self.fed = self.ids.len();
+        self.begun = start..self.fed;
         Ok(())
     }
 
@@ -505,15 +517,19 @@ impl Session {
         self.choices.take(&mut self.chosen)?;
         match self.chosen.first() {
             Some(&Choice::NOT_A_NUMBER) => {
-                Err(Error::BadLogits { position: self.fed - 1 - self.choices.waiting() })
+                let position = self.fed - 1 - self.choices.waiting();
+                // What is no number stays none for all that attends to it. Of a prompt, any token may be to blame.
+                self.settle();
+                self.truncate(if position < self.begun.end { self.begun.start } else { position });
+                Err(Error::BadLogits { position })
             }
-            Some(&id) => match self.judged.take().filter(|judged| *judged != id) {
-                None => Ok(id),
-                Some(judged) => {
-                    let (context, plan) = (self.model().context(), self.decode.plan());
-                    Err(audit::wrong_choice(context, plan, id, judged))
+            Some(&id) => {
+                if let Some(judged) = self.judged.take() {
+                    let context = self.base.model.context();
+                    audit::compare_choice(context, self.decode.plan(), id, judged, &mut self.findings)?;
                 }
-            },
+                Ok(id)
+            }
             None => Err(Error::shape("choices", "a step without outputs")),
         }
     }
@@ -571,6 +587,9 @@ impl Session {
             self.base.compare(run, &batch, tables, &mut self.findings)?;
             run.run(&batch, tables)?;
             pollster::block_on(run.read_logits(piece.len(), &mut logits))?;
+            for (i, row) in logits.chunks_exact(vocab).enumerate() {
+                numbers(row, self.ids.len() + i)?;
+            }
             take(&logits)?;
             self.ids.extend_from_slice(piece);
             self.known = self.ids.len();

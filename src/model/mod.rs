@@ -356,10 +356,19 @@ impl Model {
 
     /// A model of random weights, for measuring speed without any file.
     pub fn synthetic(context: &Context, config: &Config, format: WeightFormat) -> Result<Self> {
-        let graph = (architecture(&config.model_type)?.graph)(config)?;
+        Self::of_graph(context, config.clone(), (architecture(&config.model_type)?.graph)(config)?, format)
+    }
+
+    /// A model of random weights whose graph need not be the one that its configuration means.
+    pub(crate) fn of_graph(
+        context: &Context,
+        config: Config,
+        graph: Graph,
+        format: WeightFormat,
+    ) -> Result<Self> {
         let weights = Weights::random(context, &graph, format)?;
         let tokenizer = Err((PathBuf::from("synthetic"), "a model of random weights has none".to_string()));
-        let inner = Inner { context: context.clone(), config: config.clone(), graph, weights, tokenizer };
+        let inner = Inner { context: context.clone(), config, graph, weights, tokenizer };
         Ok(Self { inner: Arc::new(inner) })
     }
 
