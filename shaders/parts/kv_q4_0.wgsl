@@ -33,7 +33,7 @@ fn kv_pack(pairs: array<vec2<f32>, KV_PAIRS>) -> array<KvStored, KV_WORDS> {
             let at = b * 16u + i * 4u;
             let low = nibbles(vec4<f32>(values[at], values[at + 1u]) * inverse);
             let high = nibbles(vec4<f32>(values[at + 2u], values[at + 3u]) * inverse);
-            words[1u + b * 4u + i] = low | high << 4u;
+            words[1u + b * 4u + i] = low | (high << 4u);
         }
     }
     words[0] = pack2x16float(scales) | none;
