@@ -114,8 +114,8 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let end = min((split + 1u) * share, p.groups);
     let row0 = team.index % tiles * ROWS;
 
-    for (var turn = 0u; turn * lane.subgroups < SQUARES; turn++) {
-        let square = turn * lane.subgroups + lane.subgroup;
+    for (var turn = 0u; turn * team.subgroups < SQUARES; turn++) {
+        let square = turn * team.subgroups + lane.subgroup;
         let busy = square < SQUARES;
         let token_at = square / ROW_SQUARES * 32u * PITCH;
         let row_at = square % ROW_SQUARES * 32u * PITCH;
@@ -152,7 +152,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 let i = four * 4u;
                 let source = i / (SIDE * SIDE);
                 let t = layer.start + source / ROW_SQUARES * 32u + f / SIDES * SIDE + i / SIDE % SIDE;
-                if (source / lane.subgroups == turn && t < layer.end) {
+                if (source / team.subgroups == turn && t < layer.end) {
                     let row = row0 + source % ROW_SQUARES * 32u + f % SIDES * SIDE + i % SIDE;
                     let sum = vec4<f32>(results[i], results[i + 1u], results[i + 2u], results[i + 3u]);
                     put4(result_row(t) * p.pitch + split * p.part, row, sum * RANGE);

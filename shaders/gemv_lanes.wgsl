@@ -38,8 +38,8 @@ struct Eight {
 }
 
 // Vector i of the eight; every lane asks for the same one.
-fn shared_quad(lane: Lane, all: Eight, i: u32) -> vec4<f32> {
-    if (lane.count >= 8u) {
+fn shared_quad(team: Team, all: Eight, i: u32) -> vec4<f32> {
+    if (team.lanes >= 8u) {
         return subgroupShuffle(all.low, i);
     }
     if (i < 4u) {
@@ -83,7 +83,7 @@ fn add_sums(
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let layer = layer_of(group.z, COLS);
     // A workgroup may be less than a subgroup.
-    let lanes = min(lane.count, WG);
+    let lanes = min(team.lanes, WG);
     // The same for all lanes of the subgroup, so that they shuffle together.
     if (team.index * lanes * ROWS >= p.rows || layer.start >= layer.end) {
         return;
@@ -93,7 +93,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let row = layer.weights + min(r0, (p.rows - 1u) / ROWS * ROWS);
     var out: array<f32, ROWS * COLS>;
     var squares = 0.0;
-    let mine = lane.index % min(lane.count, 8u);
+    let mine = lane.index % min(team.lanes, 8u);
     // The rows of x that a lane loads for all: columns beyond the last repeat it.
     let low = input_row(min(layer.start + mine % COLS, layer.end - 1u)) * p.groups;
     let high = input_row(min(layer.start + (mine + 4u) % COLS, layer.end - 1u)) * p.groups;
@@ -106,29 +106,29 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             let at = g * 8u + mine;
             var all: Eight;
             all.low = x4(low * 8u + at);
-            if (lane.count < 8u) {
+            if (team.lanes < 8u) {
                 all.high = x4(low * 8u + at + 4u);
             }
             if (HAS_NORM) {
                 squares += dot(all.low, all.low) + dot(all.high, all.high);
                 all.low *= gain4(at);
-                if (lane.count < 8u) {
+                if (team.lanes < 8u) {
                     all.high *= gain4(at + 4u);
                 }
             }
             var sums: Sums;
-            add_quad(&sums, &blocks, shared_quad(lane, all, 0u), 0u);
-            add_quad(&sums, &blocks, shared_quad(lane, all, 1u), 1u);
-            add_quad(&sums, &blocks, shared_quad(lane, all, 2u), 2u);
-            add_quad(&sums, &blocks, shared_quad(lane, all, 3u), 3u);
+            add_quad(&sums, &blocks, shared_quad(team, all, 0u), 0u);
+            add_quad(&sums, &blocks, shared_quad(team, all, 1u), 1u);
+            add_quad(&sums, &blocks, shared_quad(team, all, 2u), 2u);
+            add_quad(&sums, &blocks, shared_quad(team, all, 3u), 3u);
             if (HALVES) {
                 add_sums(&out, &blocks, sums, 0u);
                 sums = Sums();
             }
-            add_quad(&sums, &blocks, shared_quad(lane, all, 4u), 4u);
-            add_quad(&sums, &blocks, shared_quad(lane, all, 5u), 5u);
-            add_quad(&sums, &blocks, shared_quad(lane, all, 6u), 6u);
-            add_quad(&sums, &blocks, shared_quad(lane, all, 7u), 7u);
+            add_quad(&sums, &blocks, shared_quad(team, all, 4u), 4u);
+            add_quad(&sums, &blocks, shared_quad(team, all, 5u), 5u);
+            add_quad(&sums, &blocks, shared_quad(team, all, 6u), 6u);
+            add_quad(&sums, &blocks, shared_quad(team, all, 7u), 7u);
             add_sums(&out, &blocks, sums, 4u);
         } else {
             for (var i = 0u; i < 8u; i++) {
@@ -142,11 +142,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 }
                 var all: Eight;
                 all.low = x4((low + g) * 8u + i);
-                if (COLS > 4u && lane.count < 8u) {
+                if (COLS > 4u && team.lanes < 8u) {
                     all.high = x4((high + g) * 8u + i);
                 }
                 for (var c = 0u; c < COLS; c++) {
-                    let v = shared_quad(lane, all, c);
+                    let v = shared_quad(team, all, c);
                     for (var r = 0u; r < ROWS; r++) {
                         out[r * COLS + c] += dot(q[r], v);
                     }

@@ -2,7 +2,7 @@
 //
 // Grid   (teams of four rows, 2-D beyond the limit of one dimension, tokens in z).
 //        SPAN is the most lanes that a team may have; WG divides eight times as many.
-// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_teams, weight_*, bytes_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*, matrix_*
 //
 // As `gemv` with one column, for GPUs. Lanes take a group of 32 columns each, so that weights
 // are read side by side; the activations of neighbouring lanes then lie 128 bytes apart, which
@@ -32,7 +32,7 @@ const ROWS = 4u;
 const PITCH = 9u;
 
 var<workgroup> staged: array<vec4<f32>, SPAN * PITCH>;
-var<workgroup> partial: array<f32, WG>;  // sums of squares, by subgroup
+var<workgroup> partial: array<f32, WG>;  // sums of squares, by team
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let quads = p.groups * 8u;
@@ -42,10 +42,10 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     }
     let x0 = input_row(layer.start) * quads;
     for (var base = team.first * ROWS; base < p.rows; base += team.count * ROWS) {
-        let r0 = base + lane.subgroup * ROWS;
+        let r0 = base + lane.team * ROWS;
         var sums = vec4<f32>(0.0);
         var squares = 0.0;
-        for (var first = 0u; first < p.groups; first += lane.count) {
+        for (var first = 0u; first < p.groups; first += team.lanes) {
             let g = first + lane.index;
             var blocks: array<Block, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
@@ -56,7 +56,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             for (var j = 0u; j < SPAN * 8u / WG; j++) {
                 let i = lane.local + j * WG;
                 let at = first * 8u + i;
-                if (i < lane.count * 8u && at < quads) {
+                if (i < team.lanes * 8u && at < quads) {
                     var v = x4(x0 + at);
                     if (HAS_NORM) {
                         squares += dot(v, v);
@@ -77,11 +77,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         if (HAS_NORM) {
             let part = subgroupAdd(squares);
             if (lane.index == 0u) {
-                partial[lane.subgroup] = part;
+                partial[lane.team] = part;
             }
             workgroupBarrier();
             var all = 0.0;
-            for (var i = 0u; i < lane.subgroups; i++) {
+            for (var i = 0u; i < team.here; i++) {
                 all += partial[i];
             }
             sums *= 1.0 / sqrt(all / p.width + p.eps);

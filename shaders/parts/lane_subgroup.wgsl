@@ -2,15 +2,12 @@
 struct Team {
     index: u32,  // of this team in the grid's x and y
     count: u32,  // teams in the grid's x and y
-    first: u32,  // the first team of this workgroup
+    lanes: u32,  // invocations in a team
 }
 
 struct Lane {
-    index: u32,      // of this invocation in its team
-    count: u32,      // invocations in a team
-    local: u32,      // of this invocation in the workgroup
-    subgroup: u32,   // of its team in the workgroup
-    subgroups: u32,  // teams in the workgroup
+    index: u32,  // of this invocation in its team
+    count: u32,  // invocations in a team
 }
 
 fn sum_all(lane: Lane, v: f32) -> f32 { return subgroupAdd(v); }
@@ -23,13 +20,11 @@ fn max_all4(lane: Lane, v: vec4<f32>) -> vec4<f32> { return subgroupMax(v); }
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
     @builtin(subgroup_invocation_id) index: u32,
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
 ) {
     let first = (group.x + group.y * groups.x) * subgroups;
-    let team = Team(first + subgroup, groups.x * groups.y * subgroups, first);
-    kernel(group, team, Lane(index, size, local, subgroup, subgroups));
+    kernel(group, Team(first + subgroup, groups.x * groups.y * subgroups, size), Lane(index, size));
 }

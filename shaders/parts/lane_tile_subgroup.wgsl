@@ -1,15 +1,15 @@
 // Lanes: as `lane_tile`, with the numbers of subgroups; what meets subgroup by subgroup is the
 // body's matter.
 struct Team {
-    index: u32,  // of this team in the grid's x and y
-    count: u32,  // teams in the grid's x and y
+    index: u32,      // of this team in the grid's x and y
+    count: u32,      // teams in the grid's x and y
+    subgroups: u32,  // in the workgroup
 }
 
 struct Lane {
-    index: u32,      // of this invocation in its team
-    count: u32,      // invocations in a team
-    subgroup: u32,   // of this invocation's subgroup in the workgroup
-    subgroups: u32,  // subgroups in the workgroup
+    index: u32,     // of this invocation in its team
+    count: u32,     // invocations in a team
+    subgroup: u32,  // of this invocation's subgroup in the workgroup
 }
 
 @compute @workgroup_size(WG)
@@ -20,6 +20,6 @@ fn main(
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
 ) {
-    let team = Team(group.x + group.y * groups.x, groups.x * groups.y);
-    kernel(group, team, Lane(index, WG, subgroup, subgroups));
+    let team = Team(group.x + group.y * groups.x, groups.x * groups.y, subgroups);
+    kernel(group, team, Lane(index, WG, subgroup));
 }

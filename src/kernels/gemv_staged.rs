@@ -19,7 +19,7 @@ kernel!(
 const ROWS: u32 = 4;
 
 fn variant(problem: &Gemv, wg: u32, caps: &Caps) -> Variant {
-    let mut parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
+    let mut parts = problem.parts(Part::LaneTeams, Part::XStorage);
     parts.push(Part::FourRows);
     // As many groups as a subgroup may have lanes.
     let span = caps.subgroup.map_or(wg, |(_, most)| most);

@@ -14,6 +14,7 @@ pub enum Part {
     Step,
     LaneThread,
     LaneSubgroup,
+    LaneTeams,
     LaneWorkgroup,
     LaneWorkgroupSubgroup,
     LaneTile,
@@ -70,6 +71,7 @@ impl Part {
             Self::Step,
             Self::LaneThread,
             Self::LaneSubgroup,
+            Self::LaneTeams,
             Self::LaneWorkgroup,
             Self::LaneWorkgroupSubgroup,
             Self::LaneTile,
@@ -121,6 +123,7 @@ impl Part {
             Self::Step => part!("step"),
             Self::LaneThread => part!("lane_thread"),
             Self::LaneSubgroup => part!("lane_subgroup"),
+            Self::LaneTeams => part!("lane_teams"),
             Self::LaneWorkgroup => part!("lane_workgroup"),
             Self::LaneWorkgroupSubgroup => part!("lane_workgroup_subgroup"),
             Self::LaneTile => part!("lane_tile"),
@@ -211,7 +214,7 @@ impl Part {
             | Self::HeadsPlain
             | Self::Choice => None,
             Self::LaneThread => Some("thread"),
-            Self::LaneSubgroup => Some("subgroup"),
+            Self::LaneSubgroup | Self::LaneTeams => Some("subgroup"),
             Self::LaneWorkgroup => Some("workgroup"),
             Self::LaneWorkgroupSubgroup => Some("workgroup+subgroup"),
             Self::Coop8 => Some("coop_8"),
@@ -259,7 +262,10 @@ impl Part {
 
     /// Whether the part uses subgroup operations.
     pub fn needs_subgroup(self) -> bool {
-        matches!(self, Self::LaneSubgroup | Self::LaneWorkgroupSubgroup | Self::LaneTileSubgroup)
+        matches!(
+            self,
+            Self::LaneSubgroup | Self::LaneTeams | Self::LaneWorkgroupSubgroup | Self::LaneTileSubgroup
+        )
     }
 
     /// The extensions of WGSL that the part must have enabled.
