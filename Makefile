@@ -1,10 +1,11 @@
-.PHONY: help demo test build isa
+.PHONY: help demo test build isa portability
 
 help:
 	@echo 'make demo    set up what is missing (Debian, Ubuntu), build, and generate text'
 	@echo 'make test    everything CI checks, on the software adapter'
 	@echo 'make build   target/release/wgllama'
 	@echo 'make isa     docs/ISA.md: what a GPU compiler makes of the kernels (needs Mesa, no GPU)'
+	@echo 'make portability   what two compilers other than naga say of the kernels (needs no GPU)'
 
 demo:
 	@scripts/demo.sh
@@ -17,3 +18,6 @@ build:
 
 isa:
 	REQUIRE_RADV=1 cargo test --test isa report -- --ignored
+
+portability:
+	@scripts/portability.sh
