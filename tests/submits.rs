@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::tiny::Tiny;
 use support::{gpu, load, session_options};
@@ -26,17 +26,23 @@ fn submits_are_bounded_at_a_context_of_8k() {
         let context = bounded(bound);
         let model = load(&context, folder.path());
         let mut session = model.session(&session_options(KvFormat::F16, 8192, 512)).unwrap();
+        let start = Instant::now();
         session.prefill(&ids).unwrap();
-        (context.submits(), session.logits().unwrap().to_vec())
+        (start.elapsed(), context.submits(), session.logits().unwrap().to_vec())
     };
-    let (free, expected) = run(Duration::from_secs(60));
-    println!("unbounded: {free:?}");
+    // A step of 512 tokens is one submit then.
+    let (took, _, expected) = run(Duration::from_secs(60));
+    let free = took / 16;
     // What is the default, or less where the machine does not need a bound.
-    let bound = Duration::from_secs_f64((free.longest / 3.0).min(0.2));
-    let (submits, logits) = run(bound);
-    println!("bound {bound:?}: {submits:?}");
+    let bound = (free / 3).clamp(Duration::from_millis(1), Duration::from_millis(200));
+    let (_, submits, logits) = run(bound);
+    println!("{free:?} a submit; with a bound of {bound:?}: {submits:?}");
     // Steps and submits are cut at other places, and nothing else changes.
     assert_eq!(logits, expected);
+    if bound < Duration::from_millis(20) {
+        println!("the device is too fast to be bounded by so small a model");
+        return;
+    }
     // Another process may take the cores of a software adapter for a while: of one submit, or two.
     assert!(submits.over * 20 <= submits.count, "bound {bound:?}: {submits:?}");
 }

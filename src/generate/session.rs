@@ -1,6 +1,7 @@
 //! A session: one sequence on the device, with its cache and the executables that extend it.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::audit::{self, Audit, Effort, Findings};
 use crate::caps::Caps;
@@ -196,7 +197,9 @@ impl Base {
         if context.options().skip_self_check {
             return Ok(run);
         }
+        let begun = Instant::now();
         let mut tried = context.tried();
+        let before = tried.len();
         if run.plan().launches.iter().all(|l| tried.contains(&l.dispatch.variant)) {
             return Ok(run);
         }
@@ -211,7 +214,12 @@ impl Base {
         let layouts = &self.model.weights().layouts;
         let audit = Audit::new(context, &mut run, layouts, &batch, StepTables(&tables), Effort::TRIAL);
         let findings = pollster::block_on(audit.trial(&mut tried))?;
-        log::debug!("self-check: {findings:?}");
+        log::info!(
+            "self-check of {} variants in {:.1} ms: {} values",
+            tried.len() - before,
+            1e3 * begun.elapsed().as_secs_f64(),
+            findings.summary().0
+        );
         context.add_tried(tried);
         Ok(run)
     }

@@ -2,7 +2,6 @@
 //! next step reads there, and the ring through which the host hears of it later.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::gpu::buffers::Buffer;
@@ -119,14 +118,11 @@ impl Choices {
         self.oldest = (at + 1) % self.ring.len();
         self.waiting -= 1;
         let slot = &mut self.ring[at];
-        while let Some(index) = &slot.submission
-            && !self.context.done(index, Some(Duration::ZERO))?
-            && self.context.observe(true)?
-        {}
         let wait = wgpu::PollType::Wait { submission_index: slot.submission.take(), timeout: None };
         let context = &self.context;
         let failed = |error: &dyn std::fmt::Display| context.failed("reading the chosen ids", error);
         context.device().poll(wait).map_err(|e| failed(&e))?;
+        while context.retire(false)? {}
         context.check()?;
         match lock(&slot.answer).take() {
             Some(result) => result.map_err(|e| failed(&e))?,

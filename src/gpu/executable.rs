@@ -87,7 +87,7 @@ pub struct Executable {
     slots: Vec<Buffer>,
     launches: Vec<Bound>,
     /// Their pipelines.
-    pipelines: Arc<[Arc<Pipeline>]>,
+    pipelines: Vec<Arc<Pipeline>>,
     step: Buffer,
     step_group: wgpu::BindGroup,
     /// What the step buffer holds, and room to put together what it is to hold.
@@ -128,7 +128,7 @@ impl Executable {
             .map(|(i, floats)| context.buffer(&format!("activations {i}"), *floats as u64 * 4, help))
             .collect::<Result<Vec<_>>>()?;
         let params = params(context, &plan)?;
-        let pipelines: Arc<[Arc<Pipeline>]> =
+        let pipelines: Vec<Arc<Pipeline>> =
             variants.iter().map(|variant| context.pipeline(variant)).collect::<Result<_>>()?;
         let launches = pipelines
             .iter()
@@ -267,7 +267,7 @@ impl Executable {
                 after(&mut encoder);
             }
             let commands = encoder.finish();
-            submission = Some(self.context.submit_paced(commands, &self.pipelines, next..end, expected)?);
+            submission = Some(self.context.submit_paced(commands, &self.pipelines[next..end], expected)?);
             next = end;
         }
         Ok(submission)

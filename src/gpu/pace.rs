@@ -2,8 +2,7 @@
 //! seconds, and nothing else is drawn meanwhile. How long a launch takes is learnt from what submits took.
 
 use std::collections::VecDeque;
-use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,31 +19,41 @@ pub const DEFAULT_BOUND: Duration = Duration::from_millis(200);
 /// Share of the bound that a submit is made for: what it will take is not known exactly.
 const AIM: f64 = 0.5;
 
-/// How fast a kernel is on this device, as a factor of the time that [`guess`] expects.
-#[derive(Debug)]
-pub struct Speed(AtomicU32);
+/// A submit that took fewer seconds than this says little of its kernels: a host hears of its end late by a
+/// part of this.
+const SHORT: f64 = 4e-3;
 
-impl Default for Speed {
-    /// A speed that was never measured.
-    fn default() -> Self {
-        Self(AtomicU32::new(0))
-    }
+/// Submits that are not long are measured no more often than one in so many.
+const SELDOM: usize = 16;
+
+/// How fast a kernel is on this device, as a factor of the time that [`guess`] expects.
+#[derive(Debug, Default)]
+pub struct Speed {
+    /// Zero until it was measured.
+    factor: AtomicU32,
+    /// The submit from which it was learnt last: a kernel may be launched often in one.
+    submit: AtomicUsize,
 }
 
 impl Speed {
     fn known(&self) -> Option<f64> {
-        let factor = f32::from_bits(self.0.load(Ordering::Relaxed));
+        let factor = f32::from_bits(self.factor.load(Ordering::Relaxed));
         (factor > 0.0).then_some(f64::from(factor))
     }
 
-    /// Moves towards what a submit took, as a factor of what was expected of it.
-    fn learn(&self, ratio: f64) {
+    /// Moves towards what a submit took, as a factor of what was expected of it. Short ones are mostly the way
+    /// there and back, from which nothing follows for longer ones but that kernels are no slower.
+    fn learn(&self, submit: usize, ratio: f64, short: bool) {
+        if self.submit.swap(submit, Ordering::Relaxed) == submit {
+            return;
+        }
+        let ratio = if short { ratio.min(1.0) } else { ratio };
         let factor = match self.known() {
             None => ratio,
             // Several kernels share the blame: each takes part of it.
             Some(factor) => factor * ratio.sqrt().clamp(0.5, 2.0),
         };
-        self.0.store((factor.clamp(1e-6, 1e6) as f32).to_bits(), Ordering::Relaxed);
+        self.factor.store((factor.clamp(1e-6, 1e6) as f32).to_bits(), Ordering::Relaxed);
     }
 }
 
@@ -58,24 +67,12 @@ fn guess(kind: AdapterKind, traffic: Traffic) -> f64 {
     launch + traffic.bytes() / bytes + traffic.flops / flops
 }
 
-/// A submit that the device may still be busy with.
-struct UnderWay {
-    pipelines: Arc<[Arc<Pipeline>]>,
-    launches: Range<usize>,
-    /// Seconds that it was expected to take.
-    expected: f64,
-    /// When it was about to be handed over, and when the host last looked: it was not done then, or just so.
-    begun: Instant,
-    looked: Instant,
-    index: wgpu::SubmissionIndex,
-}
-
-/// What submits took so far.
+/// What measured submits took.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Submits {
-    /// How many.
+    /// How many: those that are expected to be short are measured now and then only.
     pub count: usize,
-    /// Those that took longer than the bound, of the ones whose time is known.
+    /// Those that took longer than the bound.
     pub over: usize,
     /// Seconds of the longest.
     pub longest: f64,
@@ -83,9 +80,10 @@ pub struct Submits {
 
 #[derive(Default)]
 struct State {
-    under_way: VecDeque<UnderWay>,
-    /// When the device was done with the last one, where that is known.
-    free: Option<Instant>,
+    /// Submits that the device may still be busy with, and the seconds that each is expected to take.
+    under_way: VecDeque<(wgpu::SubmissionIndex, f64)>,
+    /// Submits since one was measured.
+    unmeasured: usize,
     submits: Submits,
 }
 
@@ -103,6 +101,28 @@ impl Pace {
     /// Seconds that a submit should take at most.
     pub fn aim(&self) -> f64 {
         self.bound * AIM
+    }
+
+    /// Whether to measure a submit, for which the device has to be idle before and is waited for afterwards:
+    /// that is dear for short ones, which need it least.
+    fn measures(&self, expected: Expected) -> bool {
+        let mut state = lock(&self.state);
+        state.unmeasured += 1;
+        let due = state.unmeasured > SELDOM && expected.seconds > SHORT;
+        let measures = !expected.measured || due || expected.seconds > self.aim() / 4.0;
+        if measures {
+            state.unmeasured = 0;
+        }
+        measures
+    }
+
+    /// Takes note of a measured submit, and answers its number.
+    fn note(&self, seconds: f64) -> usize {
+        let submits = &mut lock(&self.state).submits;
+        submits.count += 1;
+        submits.over += usize::from(seconds > self.bound);
+        submits.longest = submits.longest.max(seconds);
+        submits.count
     }
 }
 
@@ -122,77 +142,55 @@ impl Context {
         Expected { seconds, measured: known.is_some() }
     }
 
-    /// Hands a command buffer over, once the device is near enough to its end of the queue.
+    /// Hands over the launches of `pipelines`, once what is under way takes no longer than the bound.
     pub(super) fn submit_paced(
         &self,
         commands: wgpu::CommandBuffer,
-        pipelines: &Arc<[Arc<Pipeline>]>,
-        launches: Range<usize>,
+        pipelines: &[Arc<Pipeline>],
         expected: Expected,
     ) -> Result<wgpu::SubmissionIndex> {
-        while self.queued() > self.pace().bound {
-            self.observe(true)?;
-        }
+        let pace = self.pace();
+        let measures = pace.measures(expected);
+        let most = if measures { 0.0 } else { pace.bound };
+        while self.queued() > most && self.retire(true)? {}
         let begun = Instant::now();
         let index = self.queue().submit([commands]);
-        lock(&self.pace().state).under_way.push_back(UnderWay {
-            pipelines: pipelines.clone(),
-            launches,
-            expected: expected.seconds,
-            begun,
-            looked: Instant::now(),
-            index: index.clone(),
-        });
-        // What was never measured is, before more of it is asked for.
-        while self.observe(!expected.measured)? {}
+        if measures {
+            self.done(&index, None)?;
+            let seconds = begun.elapsed().as_secs_f64();
+            log::trace!("{} launches took {seconds:.6} s of {:.6}", pipelines.len(), expected.seconds);
+            let (submit, ratio) = (pace.note(seconds), seconds / expected.seconds.max(1e-9));
+            pipelines.iter().for_each(|pipeline| pipeline.speed.learn(submit, ratio, seconds < SHORT));
+        } else {
+            lock(&pace.state).under_way.push_back((index.clone(), expected.seconds));
+            while self.retire(false)? {}
+        }
         Ok(index)
     }
 
     /// Seconds of work that the device was given and is not known to have done.
     fn queued(&self) -> f64 {
-        lock(&self.pace().state).under_way.iter().map(|submit| submit.expected).sum()
+        lock(&self.pace().state).under_way.iter().map(|(_, seconds)| seconds).sum()
     }
 
-    /// What submits took so far.
+    /// What measured submits took so far.
     pub fn submits(&self) -> Submits {
         lock(&self.pace().state).submits
     }
 
-    /// Takes note of the oldest submit if it is done, or waits for it. Answers whether it was noted.
-    pub(super) fn observe(&self, wait: bool) -> Result<bool> {
+    /// Forgets the oldest submit if it is done, or waits for it. Answers whether it was forgotten.
+    pub(super) fn retire(&self, wait: bool) -> Result<bool> {
         let state = &self.pace().state;
-        let Some(mut submit) = lock(state).under_way.pop_front() else { return Ok(false) };
-        let mut exact = false;
-        if !self.done(&submit.index, Some(Duration::ZERO))? {
-            if !wait {
-                submit.looked = Instant::now();
-                lock(state).under_way.push_front(submit);
-                return Ok(false);
-            }
-            self.done(&submit.index, None)?;
-            exact = true;
+        let Some((index, seconds)) = lock(state).under_way.pop_front() else { return Ok(false) };
+        let done = self.done(&index, if wait { None } else { Some(Duration::ZERO) })?;
+        if !done {
+            lock(state).under_way.push_front((index, seconds));
         }
-        let done = Instant::now();
-        let state = &mut *lock(state);
-        let start = state.free.map_or(submit.begun, |free| free.max(submit.begun));
-        let seconds = (done - start).as_secs_f64();
-        // A host that looks late only learns that it took no longer than this.
-        exact |= (done - submit.looked).as_secs_f64() <= seconds / 4.0;
-        state.free = exact.then_some(done);
-        state.submits.count += 1;
-        if exact {
-            state.submits.over += usize::from(seconds > self.pace().bound);
-            state.submits.longest = state.submits.longest.max(seconds);
-        }
-        if exact || seconds < submit.expected {
-            let ratio = seconds / submit.expected.max(1e-9);
-            submit.pipelines[submit.launches].iter().for_each(|p| p.speed.learn(ratio));
-        }
-        Ok(true)
+        Ok(done)
     }
 
     /// Whether the device is done with a submit, after waiting for so long, or until it is.
-    pub(super) fn done(&self, index: &wgpu::SubmissionIndex, timeout: Option<Duration>) -> Result<bool> {
+    fn done(&self, index: &wgpu::SubmissionIndex, timeout: Option<Duration>) -> Result<bool> {
         match self.device().poll(wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout }) {
             Ok(_) => Ok(true),
             Err(wgpu::PollError::Timeout) => Ok(false),
