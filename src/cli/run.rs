@@ -144,7 +144,7 @@ pub fn run(args: &Args) -> Outcome {
 fn encode(args: &Args, files: &ModelFiles, text: &str) -> Result<Vec<u32>> {
     let mut tokenizer = files.tokenizer()?;
     if let Some(template) = &args.chat_template {
-        tokenizer = match template.ends_with(".jinja") || template.contains(std::path::MAIN_SEPARATOR) {
+        tokenizer = match template.ends_with(".jinja") || template.contains(std::path::is_separator) {
             true => tokenizer.with_template(&read(Path::new(template))?),
             false => tokenizer.with_built_in_template(template)?,
         };
