@@ -90,7 +90,8 @@ type Outcome = Result<(), Stop>;
 /// Parses the command line and runs it. Exit codes: 0, 1 for a failure, 2 for wrong usage.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = env_logger::Env::default().default_filter_or("warn,wgpu_hal=off,wgpu_core=off,naga=off");
+    let level = env_logger::Env::default()
+        .default_filter_or("warn,wgpu_hal=off,wgpu_core=off,naga=off,gpu_allocator=off");
     env_logger::Builder::from_env(level).format_timestamp(None).init();
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
