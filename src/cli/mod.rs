@@ -73,7 +73,9 @@ impl From<Error> for Stop {
 
 impl From<std::io::Error> for Stop {
     fn from(error: std::io::Error) -> Self {
-        if error.kind() == ErrorKind::BrokenPipe {
+        // Windows has several words for it, of which `BrokenPipe` stands for all but one.
+        let not_connected = cfg!(windows) && error.raw_os_error() == Some(233);
+        if error.kind() == ErrorKind::BrokenPipe || not_connected {
             return Self::ClosedPipe;
         }
         Self::Error(Error::io("standard output", error))

@@ -77,6 +77,8 @@ pub fn write(input: &Path, output_file: &Path, quantize: Quantize) -> Outcome {
         quantize.write(file, &mut out.file, &path, progress)?;
     }
     bar.finish_and_clear();
+    // On Windows nothing takes the name of a file that is mapped, and the output's may be the input's.
+    drop((folder, file));
     out.finish()?;
     if !left.is_empty() {
         tell(format_args!("not written, since the model has no place for them: {}", left.join(", ")));
