@@ -1,11 +1,12 @@
-.PHONY: help demo test build isa portability
+.PHONY: help demo test build windows isa portability
 
 help:
-	@echo 'make demo    set up what is missing (Debian, Ubuntu), build, and generate text'
-	@echo 'make test    everything CI checks, on the software adapter'
-	@echo 'make build   target/release/wgllama'
-	@echo 'make isa     docs/ISA.md: what a GPU compiler makes of the kernels (needs Mesa, no GPU)'
-	@echo 'make portability   what two compilers other than naga say of the kernels (needs no GPU)'
+	@echo 'make demo         set up what is missing (Debian, Ubuntu), build, and generate text'
+	@echo 'make test         everything CI checks, on the software adapter'
+	@echo 'make build        target/release/wgllama'
+	@echo 'make windows      wgllama.exe, built on Debian and tested under Wine'
+	@echo 'make isa          docs/ISA.md: what a GPU compiler makes of the kernels (needs Mesa, no GPU)'
+	@echo 'make portability  what two compilers other than naga say of the kernels (needs no GPU)'
 
 demo:
 	@scripts/demo.sh
@@ -15,6 +16,9 @@ test:
 
 build:
 	cargo build --release
+
+windows:
+	@scripts/windows.sh
 
 isa:
 	REQUIRE_RADV=1 cargo test --test isa report -- --ignored

@@ -53,6 +53,18 @@ as_root() {
     fi
 }
 
+# Runs a command as one announced and timed step.
+step() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '== %s\n' "$name"
+    if ! "$@"; then
+        printf '== %s: FAILED after %d s\n' "$name" $((SECONDS - start))
+        exit 1
+    fi
+    printf '== %s: %d s\n' "$name" $((SECONDS - start))
+}
+
 # --- apt -------------------------------------------------------------------
 
 have_apt() { command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; }

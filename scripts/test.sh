@@ -7,18 +7,6 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 
-# Runs a command as one announced and timed step.
-step() {
-    local name=$1 start=$SECONDS
-    shift
-    printf '== %s\n' "$name"
-    if ! "$@"; then
-        printf '== %s: FAILED after %d s\n' "$name" $((SECONDS - start))
-        exit 1
-    fi
-    printf '== %s: %d s\n' "$name" $((SECONDS - start))
-}
-
 setup() {
     ensure_rust
     ensure_rust_components
