@@ -59,8 +59,7 @@ fn every_launch_of_every_family_is_right() {
 /// A tiny model, on the test device with faults, with kernels as for `kind`.
 fn faulty(faults: Faults, kind: Option<AdapterKind>, skip_self_check: bool) -> Option<(Context, Session)> {
     gpu()?;
-    let device = std::env::var("WGLLAMA_TEST_DEVICE").ok();
-    let options = ContextOptions { device, faults, treat_as: kind, skip_self_check, ..Default::default() };
+    let options = ContextOptions { faults, treat_as: kind, skip_self_check, ..support::device() };
     let context = Context::new(&options).unwrap();
     let folder = tempfile::tempdir().unwrap();
     Tiny::default().write(folder.path()).unwrap();
@@ -131,13 +130,10 @@ fn what_fails_is_done_without_and_told_once() {
 
 #[test]
 fn a_kernel_without_another_is_an_error() {
-    let Some(gpu) = gpu() else { return };
-    let options = ContextOptions {
-        device: Some(gpu.adapter().name.clone()),
-        faults: idle("rope_kv"),
-        ..Default::default()
-    };
-    let context = Context::new(&options).unwrap();
+    if gpu().is_none() {
+        return;
+    }
+    let context = Context::new(&ContextOptions { faults: idle("rope_kv"), ..support::device() }).unwrap();
     let folder = tempfile::tempdir().unwrap();
     Tiny::default().write(folder.path()).unwrap();
     let error = load(&context, folder.path()).session(&SessionOptions::default()).err().unwrap();

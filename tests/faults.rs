@@ -10,10 +10,9 @@ use support::tiny::Tiny;
 use support::{gpu, greedy, load, session, session_options};
 use wgllama::{Context, ContextOptions, Error, KvFormat, LoadOptions, Model, Sampling, SessionOptions};
 
-/// The test device, opened once more.
-fn open(options: ContextOptions) -> Context {
-    let device = std::env::var("WGLLAMA_TEST_DEVICE").ok();
-    Context::new(&ContextOptions { device, ..options }).unwrap()
+/// The test device, opened once more, with no more memory than `memory`.
+fn open(memory: Option<u64>) -> Context {
+    Context::new(&ContextOptions { memory, ..support::device() }).unwrap()
 }
 
 fn tiny() -> tempfile::TempDir {
@@ -137,11 +136,11 @@ fn memory_that_runs_out_is_an_error_wherever_it_does() {
         let stream = session.generate_ids(&ids[5..], &Sampling::default().max_tokens(3))?;
         stream.map(|piece| Ok(piece?.id.unwrap_or_default())).collect()
     };
-    let expected = run(&open(ContextOptions::default())).unwrap();
+    let expected = run(&open(None)).unwrap();
     let mut named = std::collections::BTreeSet::new();
     let mut memory = 1u64 << 10;
     let found = loop {
-        match run(&open(ContextOptions { memory: Some(memory), ..Default::default() })) {
+        match run(&open(Some(memory))) {
             Ok(found) => break found,
             Err(Error::OutOfMemory { what, need, limit, .. }) => {
                 assert!(need > limit, "{what}: {need} of {limit}");
@@ -156,7 +155,7 @@ fn memory_that_runs_out_is_an_error_wherever_it_does() {
     assert!(named.len() >= 4, "{named:?}");
 
     // A model that was dropped leaves its memory to the next.
-    let context = open(ContextOptions { memory: Some(memory), ..Default::default() });
+    let context = open(Some(memory));
     for _ in 0..3 {
         assert_eq!(run(&context).unwrap(), expected);
     }
@@ -172,7 +171,7 @@ fn a_device_that_is_lost_mid_run_is_an_error_and_another_goes_on() {
     let ids: Vec<u32> = (0..60).map(|i| i * 3 % 250).collect();
     let lost = |error: Error| assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
 
-    let context = open(ContextOptions::default());
+    let context = open(None);
     let mut reading = session(&load(&context, folder.path()), KvFormat::F16, 128, 16);
     let mut seen = 0;
     let took = reading.prefill_with(&ids, |_| {
@@ -186,7 +185,7 @@ fn a_device_that_is_lost_mid_run_is_an_error_and_another_goes_on() {
     lost(reading.prefill(&ids).unwrap_err());
     lost(reading.capture(&ids[..3], &["embed"]).unwrap_err());
 
-    let context = open(ContextOptions::default());
+    let context = open(None);
     let mut writing = session(&load(&context, folder.path()), KvFormat::F16, 128, 16);
     let mut stream = writing.generate_ids(&ids, &Sampling::default().max_tokens(60)).unwrap();
     for _ in 0..5 {
@@ -198,11 +197,11 @@ fn a_device_that_is_lost_mid_run_is_an_error_and_another_goes_on() {
     drop(stream);
     lost(writing.prefill(&[1]).unwrap_err());
 
-    let context = open(ContextOptions::default());
+    let context = open(None);
     context.destroy();
     lost(Model::load(&context, folder.path(), &LoadOptions::default()).err().unwrap());
 
-    let context = open(ContextOptions::default());
+    let context = open(None);
     let mut again = session(&load(&context, folder.path()), KvFormat::F16, 128, 16);
     assert_eq!(greedy(&mut again, &ids, 4).len(), 4);
 }
@@ -213,7 +212,7 @@ fn what_is_no_model_allocates_nothing() {
     if gpu().is_none() {
         return;
     }
-    let context = open(ContextOptions { memory: Some(0), ..Default::default() });
+    let context = open(Some(0));
     for path in ["no/such/folder", file!()] {
         let error = Model::load(&context, Path::new(path), &LoadOptions::default()).err().unwrap();
         assert!(!matches!(error, Error::OutOfMemory { .. }), "{path}: {error}");

@@ -116,11 +116,8 @@ fn smollm2_equals_the_golden(kv: KvFormat, tolerance: f32, margin: f32) {
 /// The device that tests run on, with the kernels that a GPU gets.
 fn as_gpu() -> Option<wgllama::Context> {
     gpu()?;
-    let options = wgllama::ContextOptions {
-        device: std::env::var("WGLLAMA_TEST_DEVICE").ok(),
-        treat_as: Some(wgllama::caps::AdapterKind::Discrete),
-        ..Default::default()
-    };
+    let options =
+        wgllama::ContextOptions { treat_as: Some(wgllama::caps::AdapterKind::Discrete), ..support::device() };
     Some(wgllama::Context::new(&options).unwrap())
 }
 

@@ -10,8 +10,7 @@ use wgllama::{Context, ContextOptions, KvFormat};
 
 /// The test device, whose submits take no longer than `bound`.
 fn bounded(bound: Duration) -> Context {
-    let device = std::env::var("WGLLAMA_TEST_DEVICE").ok();
-    Context::new(&ContextOptions { device, longest_submit: Some(bound), ..Default::default() }).unwrap()
+    Context::new(&ContextOptions { longest_submit: Some(bound), ..support::device() }).unwrap()
 }
 
 #[test]

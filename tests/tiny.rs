@@ -270,8 +270,7 @@ fn growing_texts_change_their_rotations() {
 #[test]
 fn checked_and_unchecked_shaders_agree() {
     let Some(gpu) = gpu() else { return };
-    let device = Some(gpu.adapter().name.clone());
-    let options = wgllama::ContextOptions { device, checked: true, ..Default::default() };
+    let options = wgllama::ContextOptions { checked: true, ..support::device() };
     let checked = wgllama::Context::new(&options).unwrap();
     let (folder, files) = model();
     let ids = prompt_ids(&files);
@@ -288,9 +287,7 @@ fn kept_pipelines_change_nothing() {
     let (folder, files) = model();
     let ids = prompt_ids(&files);
     let kept = folder.path().join("not there yet/pipelines");
-    let device = Some(gpu.adapter().name.clone());
-    let options =
-        wgllama::ContextOptions { device, pipeline_cache: Some(kept.clone()), ..Default::default() };
+    let options = wgllama::ContextOptions { pipeline_cache: Some(kept.clone()), ..support::device() };
     for start in 0..3 {
         let context = wgllama::Context::new(&options).unwrap();
         let mut session = session(&load(&context, folder.path()), KvFormat::F32, 128, 128);
@@ -312,9 +309,10 @@ fn kept_pipelines_change_nothing() {
 
 #[test]
 fn the_least_device_gives_the_same_text() {
-    let Some(gpu) = gpu() else { return };
-    let device = Some(gpu.adapter().name.clone());
-    let options = wgllama::ContextOptions { device, baseline: true, ..Default::default() };
+    if gpu().is_none() {
+        return;
+    }
+    let options = wgllama::ContextOptions { baseline: true, ..support::device() };
     let least = wgllama::Context::new(&options).unwrap();
     assert_eq!(least.caps().max_storage_binding, 128 << 20);
     assert_eq!(least.caps().subgroup, None);
@@ -326,9 +324,10 @@ fn the_least_device_gives_the_same_text() {
 
 #[test]
 fn a_lost_device_is_an_error_and_another_can_be_opened() {
-    let Some(gpu) = gpu() else { return };
-    let device = Some(gpu.adapter().name.clone());
-    let options = wgllama::ContextOptions { device, ..Default::default() };
+    if gpu().is_none() {
+        return;
+    }
+    let options = support::device();
     let doomed = wgllama::Context::new(&options).unwrap();
     let (folder, files) = model();
     let ids = prompt_ids(&files);
@@ -435,9 +434,10 @@ fn a_profile_times_every_launch_and_feeds_nothing() {
 
 #[test]
 fn a_device_without_timestamps_says_so() {
-    let Some(gpu) = gpu() else { return };
-    let device = Some(gpu.adapter().name.clone());
-    let options = wgllama::ContextOptions { device, baseline: true, ..Default::default() };
+    if gpu().is_none() {
+        return;
+    }
+    let options = wgllama::ContextOptions { baseline: true, ..support::device() };
     let least = wgllama::Context::new(&options).unwrap();
     let (folder, _files) = model();
     let mut session = session(&load(&least, folder.path()), KvFormat::F32, 128, 16);

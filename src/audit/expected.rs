@@ -229,21 +229,21 @@ impl Audit<'_> {
             }
             Op::Linear { weight, bias } => {
                 let linear = Linear { weight, bias, norm: None, out: Out::Store };
-                samples = self.linear(id, launches.clone(), linear, inputs, before, &picked).await?;
+                samples = self.linear(id, linear, inputs, before, &picked).await?;
             }
             Op::FusedLinear { weight, bias, norm, out } => {
                 let linear = Linear { weight, bias, norm, out };
-                samples = self.linear(id, launches.clone(), linear, inputs, before, &picked).await?;
+                samples = self.linear(id, linear, inputs, before, &picked).await?;
             }
             Op::ExpertLinear { weight, norm, out } => {
                 let linear = Linear { weight, bias: None, norm, out };
-                samples = self.linear(id, launches.clone(), linear, inputs, before, &picked).await?;
+                samples = self.linear(id, linear, inputs, before, &picked).await?;
             }
             Op::LinearMerge { out, .. } => {
                 let split = &self.run.plan().graph.nodes[node.inputs[0].0];
                 let Op::LinearSplit { weight, .. } = split.op else { return Ok(()) };
                 let linear = Linear { weight, bias: None, norm: None, out };
-                samples = self.linear(id, launches.clone(), linear, inputs, before, &picked).await?;
+                samples = self.linear(id, linear, inputs, before, &picked).await?;
             }
             Op::LinearSplit { .. } => return Ok(()),
         }
@@ -348,7 +348,6 @@ impl Audit<'_> {
     async fn linear(
         &mut self,
         id: usize,
-        launches: Range<usize>,
         linear: Linear,
         inputs: &[Stored],
         before: Option<&Stored>,
@@ -428,8 +427,6 @@ impl Audit<'_> {
                 }
             }
         }
-        // A finding names the launches that made it.
-        drop(launches);
         Ok(samples)
     }
 

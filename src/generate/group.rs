@@ -184,18 +184,17 @@ impl Group {
     /// are no numbers. An error if no other is left.
     pub fn step(&mut self, sampler: &mut Sampler) -> Result<Vec<Option<u32>>> {
         let failed = |state: &State| matches!(state, State::Failed(_));
-        let mut chosen = vec![None; self.ids.len()];
-        let mut ids = Vec::new();
-        for sequence in 0..self.ids.len() {
-            if failed(&self.state[sequence]) && !self.state.iter().all(failed) {
-                continue;
+        let over = self.state.iter().all(failed);
+        let choose = |sequence: usize| {
+            if failed(&self.state[sequence]) && !over {
+                return Ok(None);
             }
             let position = self.ids[sequence].len().saturating_sub(1);
-            let id = sampler.sample(self.logits(sequence)?, position)?;
-            chosen[sequence] = Some(id);
-            ids.push((sequence, id));
-        }
-        self.feed_some(&ids)?;
+            sampler.sample(self.logits(sequence)?, position).map(Some)
+        };
+        let chosen = (0..self.ids.len()).map(choose).collect::<Result<Vec<_>>>()?;
+        let ids = chosen.iter().enumerate().filter_map(|(sequence, id)| Some((sequence, (*id)?)));
+        self.feed_some(&ids.collect::<Vec<_>>())?;
         Ok(chosen)
     }
 

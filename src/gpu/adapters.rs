@@ -131,37 +131,37 @@ async fn find(backends: wgpu::Backends) -> Vec<Found> {
 pub fn list_adapters() -> Result<Vec<AdapterReport>> {
     let found = pollster::block_on(find(wgpu::Backends::all()));
     if found.is_empty() {
-        return Err(Error::NoAdapter { help: help().to_string() });
+        return Err(none());
     }
     Ok(found.into_iter().map(|f| f.report).collect())
 }
 
-/// The adapter that `wanted` names: an index, a kind, or a part of a name or backend, in any
-/// case. Without a wish the best one.
+/// The adapters that `wanted` names, best first and at least one: by an index, a kind, or a part of
+/// a name or backend, in any case. Without a wish all of them.
 ///
 /// OpenGL is asked only where the answer may lie there: it is slow to start, and with NVIDIA's
 /// (580.159) a process stood still whose threads started it while others used Vulkan.
-pub(super) async fn pick(wanted: Option<&str>) -> Result<Found> {
+pub(super) async fn candidates(wanted: Option<&str>) -> Result<Vec<Found>> {
     let index = wanted.is_some_and(|w| w.parse::<usize>().is_ok());
     if !index {
         let without = find(wgpu::Backends::all() - wgpu::Backends::GL).await;
         match choose(without, wanted) {
-            Ok(found) if wanted.is_some() || found.report.caps.kind != AdapterKind::Cpu => return Ok(found),
+            Ok(found) if wanted.is_some() || found.iter().any(|f| f.report.caps.kind != AdapterKind::Cpu) => {
+                return Ok(found);
+            }
             _ => (),
         }
     }
     choose(find(wgpu::Backends::all()).await, wanted)
 }
 
-fn choose(found: Vec<Found>, wanted: Option<&str>) -> Result<Found> {
+fn choose(mut found: Vec<Found>, wanted: Option<&str>) -> Result<Vec<Found>> {
     let names = found.iter().map(|f| format!("{} ({}, {})", f.report.index, f.report.name, f.report.backend));
     let available = names.collect::<Vec<_>>().join(", ");
     if found.is_empty() {
-        return Err(Error::NoAdapter { help: help().to_string() });
+        return Err(none());
     }
-    let Some(wanted) = wanted else {
-        return found.into_iter().next().ok_or_else(|| Error::NoAdapter { help: help().to_string() });
-    };
+    let Some(wanted) = wanted else { return Ok(found) };
     let lower = wanted.to_lowercase();
     let index = wanted.parse::<usize>().ok().filter(|i| *i < found.len());
     let matches = |r: &AdapterReport| match index {
@@ -171,10 +171,16 @@ fn choose(found: Vec<Found>, wanted: Option<&str>) -> Result<Found> {
             r.caps.kind.to_string() == lower || r.name.to_lowercase().contains(&lower) || r.backend == lower
         }
     };
-    found
-        .into_iter()
-        .find(|f| matches(&f.report))
-        .ok_or_else(|| Error::DeviceNotFound { wanted: wanted.to_string(), available })
+    found.retain(|f| matches(&f.report));
+    if found.is_empty() {
+        return Err(Error::DeviceNotFound { wanted: wanted.to_string(), available });
+    }
+    Ok(found)
+}
+
+/// No adapter at all.
+pub(super) fn none() -> Error {
+    Error::NoAdapter { help: help().to_string() }
 }
 
 /// How to get an adapter on this system.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::caps::{AdapterKind, Caps};
 use crate::error::{Error, Result};
-use crate::gpu::adapters::{self, AdapterReport};
+use crate::gpu::adapters::{self, AdapterReport, Found};
 use crate::gpu::buffers::Memory;
 use crate::gpu::disk::DiskCache;
 use crate::gpu::pace::{DEFAULT_BOUND, Pace};
@@ -117,7 +117,24 @@ impl Context {
 
     /// Opens a device.
     pub async fn open(options: &ContextOptions) -> Result<Self> {
-        let found = adapters::pick(options.device.as_deref()).await?;
+        // A driver may list an adapter that it then fails to open, as translations of DX12 do that
+        // lack something: the next one that fits is taken.
+        let mut failure: Option<Error> = None;
+        for found in adapters::candidates(options.device.as_deref()).await? {
+            match Self::open_adapter(found, options).await {
+                Ok(context) => {
+                    if let Some(failure) = failure {
+                        log::warn!("{failure}; using {} instead", context.adapter().name);
+                    }
+                    return Ok(context);
+                }
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(adapters::none))
+    }
+
+    async fn open_adapter(found: Found, options: &ContextOptions) -> Result<Self> {
         let (adapter, mut report) = (found.adapter, found.report);
         let (features, limits) = if options.baseline {
             (wgpu::Features::empty(), wgpu::Limits::default())
@@ -134,7 +151,7 @@ impl Context {
                 trace: wgpu::Trace::Off,
             })
             .await
-            .map_err(|e| Error::Gpu { message: format!("{}: {e}", report.name) })?;
+            .map_err(|e| Error::Gpu { message: format!("{} ({}): {e}", report.name, report.backend) })?;
         report.caps = adapters::caps(&adapter, &limits, features);
         report.caps.kind = options.treat_as.unwrap_or(report.caps.kind);
         log::info!("adapter {} ({}, {})", report.name, report.backend, report.driver);

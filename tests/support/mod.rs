@@ -24,9 +24,13 @@ pub fn skip<T>(what: &str, variable: &str) -> Option<T> {
 /// The device that tests run on: `WGLLAMA_TEST_DEVICE`, else the best one. Each test opens its
 /// own, so that tests run side by side: a software adapter works on one thread per device.
 pub fn gpu() -> Option<Context> {
+    Context::new(&device()).ok().or_else(|| skip("a GPU adapter", "REQUIRE_GPU"))
+}
+
+/// Options that open it. With `WGLLAMA_TEST_BASELINE` it has no more than WebGPU guarantees.
+pub fn device() -> ContextOptions {
     let device = std::env::var("WGLLAMA_TEST_DEVICE").ok();
-    let context = Context::new(&ContextOptions { device, ..Default::default() }).ok();
-    context.or_else(|| skip("a GPU adapter", "REQUIRE_GPU"))
+    ContextOptions { device, baseline: required("WGLLAMA_TEST_BASELINE"), ..Default::default() }
 }
 
 /// The folder with models and goldens beside the project: `WGLLAMA_SHARED`, else `../shared`.
