@@ -1,0 +1,65 @@
+//! Subgroups of every size that there is. Mesa's software adapter has as many invocations in one as its
+//! vectors hold, and makes these as long as it is told; a driver is told once, so that each size has a process.
+
+mod support;
+
+use std::process::Command;
+
+use support::tiny::Tiny;
+use support::{gpu, load, session_options};
+use wgllama::caps::AdapterKind;
+use wgllama::{Context, ContextOptions, KvFormat, Sampling, SessionOptions};
+
+const SIZES: [u32; 6] = [4, 8, 16, 32, 64, 128];
+
+/// Bits of a vector that holds so many f32 values; what Mesa reads.
+fn width(size: u32) -> (&'static str, String) {
+    ("LP_NATIVE_VECTOR_WIDTH", (size * 32).to_string())
+}
+
+#[test]
+fn kernels_are_right_for_every_size_of_subgroups() {
+    let Some(gpu) = gpu() else { return };
+    if !gpu.adapter().name.starts_with("llvmpipe") || gpu.caps().subgroup.is_none() {
+        eprintln!("skipped: {} has subgroups of its own sizes only", gpu.adapter().name);
+        return;
+    }
+    for size in SIZES {
+        let (name, bits) = width(size);
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "one_size", "--ignored", "--nocapture"])
+            .env(name, bits)
+            .env("WGLLAMA_SUBGROUP", size.to_string())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout);
+        println!("{text}");
+        assert!(child.status.success(), "subgroups of {size}: {text}{}", String::from_utf8_lossy(&child.stderr));
+    }
+}
+
+/// Every launch of a few steps, with the kernels of software adapters and with those of GPUs.
+#[test]
+#[ignore = "run once for each size by the test above"]
+fn one_size() {
+    let size: u32 = std::env::var("WGLLAMA_SUBGROUP").unwrap().parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(folder.path()).unwrap();
+    // Prompts go token by token: steps of many launch kernels that have no subgroups, and take long to compile
+    // for long vectors.
+    let options = SessionOptions { check: true, ..session_options(KvFormat::F16, 256, 1) };
+    let ids: Vec<u32> = (0..70).map(|i| 3 + i * 31 % 200).collect();
+    for treat_as in [None, Some(AdapterKind::Discrete)] {
+        let start = std::time::Instant::now();
+        let context = Context::new(&ContextOptions { treat_as, ..support::device() }).unwrap();
+        assert_eq!(context.caps().subgroup, Some((size, size)));
+        let model = load(&context, folder.path());
+        let mut session = model.session(&options).unwrap();
+        let stream = session.generate_ids(&ids, &Sampling::default().max_tokens(3)).unwrap();
+        let written: Vec<_> = stream.map(|piece| piece.unwrap().id).collect();
+        let with_subgroups = session.findings().0.values().flat_map(|compared| &compared.variants);
+        let with_subgroups = with_subgroups.filter(|variant| variant.contains("subgroup")).count();
+        println!("{size}: {written:?}, {with_subgroups} variants in {:?}", start.elapsed());
+        assert!(with_subgroups >= 4 && context.losses().is_empty(), "{:?}", context.losses());
+    }
+}
