@@ -1,8 +1,12 @@
-//! Tensors that live in host memory, usually in a memory map.
+//! Tensors that live in host memory, usually in a memory map; and how files get there.
 
 use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 use crate::dtype::WeightFormat;
+use crate::error::{Error, Result};
 
 /// One stored tensor: a view of its bytes, or bytes that were made of what is stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +43,29 @@ pub trait TensorSource: Send + Sync {
 
     /// The tensor called `name`.
     fn tensor(&self, name: &str) -> Option<HostTensor<'_>>;
+}
+
+/// Reads a file whole; None when it is longer than `limit` bytes.
+pub fn read_limited(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let (file, len) = open_regular(path)?;
+    if len > limit {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    // The length was only a snapshot; the limit holds for a file that grows meanwhile, too.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
+}
+
+/// Opens `path` and tells its length. Folders and devices are refused before they are opened:
+/// opening a named pipe would wait for a writer for ever.
+pub fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    if !metadata.is_file() {
+        return Err(Error::io(path, io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+    }
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    Ok((file, metadata.len()))
 }
 
 /// Bytes of memory that the system could still give, where it says so.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::map::read_limited;
+use crate::host::read_limited;
 use crate::{Error, Result};
 
 /// Longer files are refused. The index of a model with 100 thousand tensors takes about 15 MB.

@@ -3,12 +3,11 @@
 //! business of the modules beside it.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
+use crate::host::open_regular;
 use crate::{Error, Result};
 
 /// A whole file as one slice. The file must not be changed or truncated while it is open.
@@ -72,29 +71,6 @@ impl fmt::Debug for MappedFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MappedFile").field("path", &self.path).field("len", &self.bytes().len()).finish()
     }
-}
-
-/// Reads a small file whole; None when it is longer than `limit` bytes.
-pub(super) fn read_limited(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let (file, len) = open_regular(path)?;
-    if len > limit {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    // The length was only a snapshot; the limit holds for a file that grows meanwhile, too.
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-    Ok((bytes.len() as u64 <= limit).then_some(bytes))
-}
-
-/// Opens `path` and tells its length. Folders and devices are refused before they are opened:
-/// opening a named pipe would wait for a writer for ever.
-fn open_regular(path: &Path) -> Result<(File, u64)> {
-    let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    if !metadata.is_file() {
-        return Err(Error::io(path, io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
-    }
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    Ok((file, metadata.len()))
 }
 
 /// Reads forward through a file; nothing is taken, and nothing allocated, that is not there.
