@@ -75,7 +75,8 @@ pub fn bad_block(format: WeightFormat, row: &[u8]) -> Option<usize> {
     let halves: &[usize] = match format {
         F32 | F16 | BF16 | F8_E5M2 => return None,
         F8_E4M3 => return row.iter().position(|b| b & 0x7f == 0x7f),
-        MXFP4 => return row.chunks_exact(17).position(|b| b[0] == 255),
+        // An exponent; six times a larger one is beyond all floats.
+        MXFP4 => return row.chunks_exact(17).position(|b| b[0] > 252),
         Q8_0 | Q4_0 | Q5_0 | IQ4_NL | IQ4_XS => &[0],
         Q4_1 | Q5_1 | Q4_K | Q5_K | U4 => &[0, 2],
         Q2_K => &[80, 82],
