@@ -343,6 +343,23 @@ impl Config {
         self.window.filter(|w| *w < self.max_position_embeddings && !self.sliding_layers.is_empty())
     }
 
+    /// The fewest tensors that a model's files hold, and the fewest weights that its experts have.
+    pub(super) fn least(&self) -> (usize, usize) {
+        let layers = self.num_hidden_layers;
+        // Attention's two, one of the feed-forward part, and a norm.
+        let mut tensors = layers.saturating_mul(4);
+        if self.query_norms == Some(HeadNorms::Each) {
+            let heads = self.num_attention_heads.saturating_add(self.num_key_value_heads);
+            tensors = tensors.saturating_add(layers.saturating_mul(heads));
+        }
+        let Some(experts) = &self.experts else { return (tensors, 0) };
+        let matrices = experts.layers.len().saturating_mul(experts.count).saturating_mul(3);
+        if !experts.joined {
+            tensors = tensors.saturating_add(matrices);
+        }
+        (tensors, matrices.saturating_mul(experts.width).saturating_mul(self.hidden_size))
+    }
+
     /// Values that one token adds to the cache, over all layers.
     pub fn kv_values_per_token(&self) -> usize {
         2 * self.num_hidden_layers * self.num_key_value_heads * crate::shape::stored_head_dim(self.head_dim)

@@ -22,6 +22,15 @@ enum Container {
     Gguf(Gguf),
 }
 
+impl Container {
+    fn source(&self) -> &dyn TensorSource {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Gguf(gguf) => gguf,
+        }
+    }
+}
+
 /// An opened model.
 pub struct ModelFiles {
     path: PathBuf,
@@ -64,6 +73,7 @@ impl ModelFiles {
         };
         let architecture = architecture(&config.model_type)?;
         let neighbours = architecture.neighbours && matches!(container, Container::Gguf(_));
+        check_extent(&config, container.source(), path)?;
         let graph = (architecture.graph)(&config)?;
         let graph = ordered(graph, &container, path)?;
         let mut files = Self {
@@ -211,10 +221,7 @@ impl ModelFiles {
     }
 
     fn source(&self) -> &dyn TensorSource {
-        match &self.container {
-            Container::Folder(folder) => folder,
-            Container::Gguf(gguf) => gguf,
-        }
+        self.container.source()
     }
 
     fn format_problem(&self, stored: &str) -> Option<Error> {
@@ -228,7 +235,7 @@ impl ModelFiles {
     fn check_unscaled(&self, name: &str, stored: WeightFormat) -> Result<()> {
         let eight = matches!(stored, WeightFormat::F8_E4M3 | WeightFormat::F8_E5M2);
         let scale = ["_scale", "_scale_inv"].map(|end| format!("{name}{end}"));
-        match scale.iter().find(|scale| eight && self.source().names().contains(&scale.as_str())) {
+        match scale.iter().find(|scale| eight && self.source().describe(scale).is_some()) {
             None => Ok(()),
             Some(scale) => Err(Error::UnsupportedFormat {
                 name: name.to_string(),
@@ -315,6 +322,28 @@ impl ModelFiles {
         let rows = columns.first().map_or(0, Vec::len);
         Ok((0..rows).flat_map(|r| columns.iter().map(move |c| c[r])).collect())
     }
+}
+
+/// Tensors, and weights of experts, that a configuration may ask for whatever the files hold: so few that
+/// all those that are missing can be listed.
+const FEW: usize = 4096;
+
+/// Refuses a configuration that asks for far more than `source` holds, before there is a graph that
+/// names all of it: a few bytes can say that there are millions of tensors.
+fn check_extent(config: &Config, source: &dyn TensorSource, path: &Path) -> Result<()> {
+    let problem = |message: String| Error::Tensors { path: path.to_path_buf(), problems: vec![message] };
+    let (tensors, weights) = config.least();
+    let names = source.names();
+    if tensors > names.len().max(FEW) {
+        let found = names.len();
+        return Err(problem(format!("the configuration asks for at least {tensors} tensors, found {found}")));
+    }
+    let stored = |name: &str| source.describe(name).map_or(0, |(_, shape)| shape.iter().product());
+    let found = names.into_iter().map(stored).fold(0usize, usize::saturating_add);
+    if weights > found.max(FEW) {
+        return Err(problem(format!("the configuration asks for experts of {weights} weights, found {found} in all")));
+    }
+    Ok(())
 }
 
 /// Row of a tensor of Hugging Face's that is row `row` in an order.

@@ -2,7 +2,7 @@
 //! matrices, and W x becomes W x + s B (A x). The weights stay as they are, in any format; the thin
 //! matrices of all adapters of a product, and of all tensors joined in it, are two more products.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use crate::dtype::WeightFormat;
@@ -32,6 +32,20 @@ struct Pair {
     down: Vec<f32>,
     /// `[rows, rank]`, with all factors.
     up: Vec<f32>,
+}
+
+impl Pair {
+    /// Refuses factors of another matrix than that of `tensor` with its rows and columns.
+    fn check(&self, tensor: &str, (rows, cols): (usize, usize), path: &Path) -> Result<()> {
+        let (found_rows, found_cols) = (self.up.len() / self.rank, self.down.len() / self.rank);
+        if (found_rows, found_cols) == (rows, cols) {
+            return Ok(());
+        }
+        let message = format!(
+            "{tensor}: expected factors for {rows} by {cols} values, found some for {found_rows} by {found_cols}"
+        );
+        Err(Error::Tensors { path: path.to_path_buf(), problems: vec![message] })
+    }
 }
 
 impl Lora {
@@ -70,9 +84,13 @@ impl Lora {
                 }
             };
             let ((down_shape, down), (up_shape, mut up_values)) = (matrix(name)?, matrix(&up)?);
-            let (&[rank, _], &[_, inner]) = (down_shape.as_slice(), up_shape.as_slice()) else {
+            let (&[rank, cols], &[_, inner]) = (down_shape.as_slice(), up_shape.as_slice()) else {
                 return Err(problem(name, "expected two dimensions"));
             };
+            // More could say nothing new, and would make the joined matrices as large as one likes.
+            if rank > cols {
+                return Err(problem(name, &format!("expected at most {cols} rows, as many as columns, found {rank}")));
+            }
             if rank != inner || rank == 0 {
                 return Err(problem(&up, &format!("expected {rank} columns, found {inner}")));
             }
@@ -151,7 +169,7 @@ pub(super) fn adapted(
     row: impl Fn(&Part, usize) -> usize,
 ) -> Result<(Graph, Added)> {
     let mut added = Added::new();
-    let mut used = Vec::new();
+    let mut used = HashSet::new();
     let graph = graph.with_additions(|name, spec| {
         // Parts of one tensor share its factors.
         let mut tensors: Vec<&str> = spec.parts.iter().map(|p| p.tensor.as_str()).collect();
@@ -163,23 +181,17 @@ pub(super) fn adapted(
         if pairs.is_empty() {
             return Ok(None);
         }
+        // All before anything is made of them.
+        for (tensor, pair, adapter) in &pairs {
+            used.insert((adapter.path.clone(), tensor.to_string()));
+            let rows = spec.parts.iter().find(|p| p.tensor == *tensor).map_or(0, Part::tensor_rows);
+            pair.check(tensor, (rows, spec.cols), &adapter.path)?;
+        }
         let rank: usize = pairs.iter().map(|(_, pair, _)| pair.rank).sum();
         let mut down = Vec::with_capacity(rank * spec.cols);
         let mut up = vec![0.0; spec.rows * rank];
         let mut column = 0;
-        for (tensor, pair, adapter) in pairs {
-            used.push((adapter.path.clone(), tensor.to_string()));
-            let rows = spec.parts.iter().find(|p| p.tensor == tensor).map_or(0, Part::tensor_rows);
-            if pair.down.len() != pair.rank * spec.cols || pair.up.len() != rows * pair.rank {
-                let (found_rows, found_cols) = (pair.up.len() / pair.rank, pair.down.len() / pair.rank);
-                return Err(Error::Tensors {
-                    path: adapter.path.clone(),
-                    problems: vec![format!(
-                        "{tensor}: expected factors for {rows} by {} values, found some for {found_rows} by {found_cols}",
-                        spec.cols
-                    )],
-                });
-            }
+        for (tensor, pair, _) in pairs {
             down.extend_from_slice(&pair.down);
             let mut start = 0;
             for (p, part) in spec.parts.iter().enumerate() {
