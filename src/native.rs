@@ -1,4 +1,4 @@
-//! What only native platforms have, in one place: threads. The rest of the engine does
+//! What only native platforms have, in one place: threads, and stacks of a size. The rest of the engine does
 //! without, so that it can run in a browser.
 
 /// Applies `work` to all of `items`, on as many threads as there are cores.
@@ -17,5 +17,14 @@ pub fn parallel<I: Copy + Sync + Send, O: Send>(items: &[I], work: impl Fn(&I) -
         };
         let handles: Vec<_> = items.chunks(items.len().div_ceil(threads)).map(run).collect();
         handles.into_iter().filter_map(|h| h.join().ok()).flatten().collect()
+    })
+}
+
+/// Runs `work` with a stack of `size` bytes, of which only what is used takes memory. None if there is no
+/// such stack.
+pub fn with_stack<T: Send>(size: usize, work: impl FnOnce() -> T + Send) -> Option<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(size).spawn_scoped(scope, work);
+        thread.ok()?.join().ok()
     })
 }

@@ -6,17 +6,36 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value, ValueKind};
+use minijinja::{Environment, ErrorKind, State};
 use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::{ChatOptions, Message};
-use crate::{Error, Result};
+use crate::{Error, Result, native};
 
-/// Instructions that one rendering may take: a thousand times what long chats need, and spent
-/// in about a second.
-const FUEL: u64 = 20_000_000;
+/// What one rendering may take: each instruction is one, and so are 64 bytes of what a template writes,
+/// joins or filters. It bounds time and memory alike (256 MB), and is ten times what a chat of a
+/// thousand messages of ten thousand characters needs.
+const FUEL: u64 = 4_000_000;
+/// Bytes of text that one unit pays for in a filter of ours. Going through a value takes longer than
+/// copying text.
+const JSON_BYTES_PER_FUEL: usize = 4;
+/// Bytes of the longest template; known ones have a tenth.
+const MAX_SOURCE: usize = 256 << 10;
+/// Bytes of a rendered chat, beside `RENDERED_PER_BYTE` for each byte that it is made of. What is rendered
+/// is encoded, which takes far more memory than the text.
+const MAX_RENDERED: usize = 1 << 20;
+const RENDERED_PER_BYTE: usize = 8;
+/// Stack for parsing and rendering, which go down into what is nested: tags as many as fit in the longest
+/// template, and values as deep as macros can hand them on.
+const STACK: usize = 512 << 20;
+/// How deep lists may lie in lists where a variable holds them. JSON has half of that.
+const MAX_DEPTH: usize = 250;
+/// Names of the filters that `{% set %}` gets, which no template has of its own.
+const BOUNDED: &str = "wgllama_bounded";
+const BOUNDED_ATTRIBUTE: &str = "wgllama_bounded_attribute";
 /// Spaces that `tojson` indents by at most.
 const MAX_INDENT: usize = 16;
 
@@ -30,15 +49,18 @@ pub(super) struct ChatTemplate {
 impl ChatTemplate {
     pub(super) fn new(source: String, variables: Vec<(String, String)>) -> Self {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_keep_trailing_newline(false);
+        let mut syntax = SyntaxConfig::builder();
+        syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(false);
+        // Only delimiters can be wrong, and these are the usual ones.
+        environment.set_syntax(syntax.build().unwrap_or_default());
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
-        Self { environment, source: without_generation_tags(&source), variables }
+        environment.add_filter(BOUNDED, |state: &State, value: Value| bounded(state, value, false));
+        environment.add_filter(BOUNDED_ATTRIBUTE, |state: &State, value: Value| bounded(state, value, true));
+        Self { environment, source: prepared(&source), variables }
     }
 
     pub(super) fn render(
@@ -47,10 +69,16 @@ impl ChatTemplate {
         options: &ChatOptions,
         add_generation_prompt: bool,
     ) -> Result<String> {
+        if self.source.len() > MAX_SOURCE {
+            let found = self.source.len();
+            let message = format!("expected at most {MAX_SOURCE} bytes, found {found}; choose another (--chat-template)");
+            return Err(Error::ChatTemplate { message });
+        }
+        let most = MAX_RENDERED + RENDERED_PER_BYTE * (self.source.len() + size(messages, options));
         let message = |m: &Message| {
             let own = [("role", m.role.as_str()), ("content", m.content.as_str())];
             let own = own.map(|(key, value)| (key.to_string(), Value::from(value))).into_iter();
-            let fields = m.fields.iter().map(|(key, value)| (key.clone(), Value::from_serialize(value)));
+            let fields = m.fields.iter().map(|(key, value)| (key.clone(), Value::from(Serde(value))));
             own.chain(fields).collect::<BTreeMap<String, Value>>()
         };
         let messages: Vec<_> = messages.iter().map(message).collect();
@@ -62,16 +90,31 @@ impl ChatTemplate {
             "tools",
             match options.tools.as_slice() {
                 [] => Value::from(()),
-                tools => Value::from_serialize(tools),
+                tools => Value::from(Serde(tools)),
             },
         );
         for (name, value) in &options.variables {
-            context.insert(name, Value::from_serialize(value));
+            context.insert(name, Value::from(Serde(value)));
         }
-        context.insert("messages", Value::from_serialize(&messages));
+        context.insert("messages", Value::from(messages));
         context.insert("add_generation_prompt", Value::from(add_generation_prompt));
-        let template = self.environment.template_from_str(&self.source).map_err(template_error)?;
-        template.render(context).map_err(template_error)
+        let render = || {
+            let template = self.environment.template_from_str(&self.source)?;
+            template.render(context)
+        };
+        let rendered = native::with_stack(STACK, render).ok_or_else(|| Error::ChatTemplate {
+            message: format!("there is no thread with a stack of {STACK} bytes for it; do without by --raw"),
+        })?;
+        match rendered.map_err(template_error)? {
+            text if text.len() > most => {
+                let message = format!(
+                    "it makes {} bytes of these messages, more than {most}; choose another with --chat-template",
+                    text.len()
+                );
+                Err(Error::ChatTemplate { message })
+            }
+            text => Ok(text),
+        }
     }
 
     /// A character that neither the template nor a message contains, to mark places with.
@@ -96,6 +139,17 @@ impl ChatTemplate {
     }
 }
 
+/// Bytes of what a chat is rendered from.
+fn size(messages: &[Message], options: &ChatOptions) -> usize {
+    let json = |value: &Json| value.to_string().len();
+    let fields = |fields: &serde_json::Map<String, Json>| -> usize {
+        fields.iter().map(|(key, value)| key.len() + json(value)).sum()
+    };
+    let message = |m: &Message| m.role.len() + m.content.len() + fields(&m.fields);
+    let tools: usize = options.tools.iter().map(json).sum();
+    messages.iter().map(message).sum::<usize>() + tools + fields(&options.variables)
+}
+
 /// Whether a string in `value` contains `mark`.
 fn contains(value: &Json, mark: char) -> bool {
     match value {
@@ -107,6 +161,14 @@ fn contains(value: &Json, mark: char) -> bool {
 }
 
 fn template_error(error: minijinja::Error) -> Error {
+    if error.kind() == ErrorKind::OutOfFuel {
+        let message = format!(
+            "out of fuel: it takes more than {FUEL} steps, or {} MB of text, for these messages: it loops without end, \
+             or the chat is too long; choose another with --chat-template, or do without by --raw",
+            FUEL * 64 / 1_000_000
+        );
+        return Error::ChatTemplate { message };
+    }
     let mut message = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -120,38 +182,104 @@ fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Err
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
 
-/// Makes `{% generation %}` blocks plain ones. They mark what to train on, and Jinja itself does
-/// not know them; as a condition that always holds they keep their effect on white space.
-fn without_generation_tags(source: &str) -> String {
+/// A template as the engine gets it. `{% generation %}` blocks become plain ones: they mark what to train
+/// on, and Jinja itself does not know them; as a condition that always holds they keep their effect on
+/// white space. What `{% set %}` gives to a variable goes through a filter; see [`bounded`].
+fn prepared(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some((before, tag_on)) = rest.split_once("{%") {
+    while let Some((before, tag)) = rest.split_once("{%") {
         out.push_str(before);
         out.push_str("{%");
-        let Some((tag, after)) = tag_on.split_once("%}") else {
-            rest = tag_on;
-            break;
+        // The tag may hold a string with "{%" in it, so only its opening is behind us.
+        rest = tag;
+        let signs = |c: char| c.is_whitespace() || c == '-' || c == '+';
+        let Some(inner) = tag_end(tag).and_then(|end| tag.get(..end)) else { continue };
+        let changed = match inner.trim_matches(signs) {
+            "generation" => inner.replacen("generation", "if true", 1),
+            "endgeneration" => inner.replacen("endgeneration", "endif", 1),
+            set if set.starts_with("set") => match inner.split_once('=') {
+                Some((target, value)) => {
+                    let filter = if target.contains(['.', '[']) { BOUNDED_ATTRIBUTE } else { BOUNDED };
+                    let sign = value.len() - value.trim_end_matches(['-', '+']).len();
+                    let (value, sign) = value.split_at(value.len() - sign);
+                    format!("{target}=({value})|{filter} {sign}")
+                }
+                None => continue,
+            },
+            _ => continue,
         };
-        match tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
-            "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
-            _ => {
-                // The tag may hold a string with "{%" in it, so only its opening is behind us.
-                rest = tag_on;
-                continue;
-            }
-        }
-        out.push_str("%}");
-        rest = after;
+        out.push_str(&changed);
+        rest = tag.get(inner.len()..).unwrap_or_default();
     }
     out.push_str(rest);
     out
 }
 
+/// Where the tag ends that `text` begins in, if it does: before `%}` outside of strings.
+fn tag_end(text: &str) -> Option<usize> {
+    let (mut quote, mut escaped, mut last) = (None, false, ' ');
+    for (at, c) in text.char_indices() {
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some(_) if c == '\\' => escaped = true,
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if c == '"' || c == '\'' => quote = Some(c),
+            None if last == '%' && c == '}' => return Some(at - 1),
+            None => {}
+        }
+        last = c;
+    }
+    None
+}
+
+/// A value for a variable, refused if it is nested too deep: the engine goes down into values without a
+/// limit, when it writes, compares or drops them, and only variables can grow without end. As an
+/// attribute it must hold no namespace, since one that holds itself has no end at all.
+fn bounded(state: &State, value: Value, attribute: bool) -> std::result::Result<Value, minijinja::Error> {
+    let namespace = minijinja::functions::namespace(None)?;
+    let namespace = namespace.as_object().map_or("", |object| object.type_name());
+    // Lists that are made while they are read may be read only once.
+    let value = match value.kind() {
+        ValueKind::Iterable => {
+            let items = value.try_iter()?.map(|item| state.consume_fuel(1).map(|()| item));
+            Value::from(items.collect::<std::result::Result<Vec<_>, _>>()?)
+        }
+        _ => value,
+    };
+    let mut level = vec![value.clone()];
+    for _ in 0..MAX_DEPTH {
+        let mut next = Vec::new();
+        for value in level {
+            if attribute && value.as_object().is_some_and(|object| object.type_name() == namespace) {
+                let message = "a namespace can't hold another one in this engine";
+                return Err(minijinja::Error::new(ErrorKind::InvalidOperation, message));
+            }
+            if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+                continue;
+            }
+            for item in value.try_iter()? {
+                state.consume_fuel(1)?;
+                let item = if value.kind() == ValueKind::Map { value.get_item(&item)? } else { item };
+                if item.as_object().is_some() {
+                    next.push(item);
+                }
+            }
+        }
+        if next.is_empty() {
+            return Ok(value);
+        }
+        level = next;
+    }
+    let message = format!("a variable holds values nested more than {MAX_DEPTH} deep");
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+}
+
 /// JSON as Python writes it, which is what templates were made with. Jinja's own filter would
 /// escape what HTML escapes.
-fn to_json(value: Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
-    let mut out = Vec::new();
+fn to_json(state: &State, value: Value, options: Kwargs) -> std::result::Result<Value, minijinja::Error> {
+    let mut out = Metered { text: Vec::new(), unpaid: 0, state, failure: None };
     let written = match options.get::<Option<usize>>("indent")? {
         Some(indent) => {
             let indent = " ".repeat(indent.min(MAX_INDENT));
@@ -160,9 +288,39 @@ fn to_json(value: Value, options: Kwargs) -> std::result::Result<Value, minijinj
         }
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonJson)),
     };
+    if let Some(failure) = out.failure {
+        return Err(failure);
+    }
     let fail = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
     written.map_err(|e| fail(e.to_string()))?;
-    Ok(Value::from_safe_string(String::from_utf8(out).map_err(|e| fail(e.to_string()))?))
+    Ok(Value::from_safe_string(String::from_utf8(out.text).map_err(|e| fail(e.to_string()))?))
+}
+
+/// Text that is paid for while it grows: a template can make short lists of endless ones.
+struct Metered<'a, 'b, 'env> {
+    text: Vec<u8>,
+    /// Bytes that are not paid for yet.
+    unpaid: usize,
+    state: &'a State<'b, 'env>,
+    failure: Option<minijinja::Error>,
+}
+
+impl io::Write for Metered<'_, '_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.unpaid += bytes.len();
+        let fuel = (self.unpaid / JSON_BYTES_PER_FUEL) as u64;
+        self.unpaid %= JSON_BYTES_PER_FUEL;
+        if let Err(failure) = self.state.consume_fuel(fuel) {
+            self.failure = Some(failure);
+            return Err(io::Error::other("out of fuel"));
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A space after each comma and colon.
@@ -400,8 +558,17 @@ mod tests {
     #[test]
     fn generation_tags_become_conditions() {
         assert_eq!(
-            without_generation_tags("a{%- generation -%}b{% endgeneration %}c{{ '{%' }}{% if x %}"),
+            prepared("a{%- generation -%}b{% endgeneration %}c{{ '{%' }}{% if x %}"),
             "a{%- if true -%}b{% endif %}c{{ '{%' }}{% if x %}"
+        );
+    }
+
+    #[test]
+    fn what_variables_hold_is_bounded() {
+        assert_eq!(
+            prepared("{%- set a = '%}' -%}{% set n.b=1, 2 %}{% set c %}{% set d = x == y -%}{% set"),
+            "{%- set a =( '%}' )|wgllama_bounded -%}{% set n.b=(1, 2 )|wgllama_bounded_attribute %}{% set c %}\
+             {% set d =( x == y )|wgllama_bounded -%}{% set"
         );
     }
 
