@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::gguf::{Pre, token_type};
+use super::gguf::{MAX_MERGED_BYTES, Pre, token_type};
 use super::{GgufVocab, error, huggingface};
 use crate::Result;
 
@@ -127,6 +127,10 @@ fn scores(path: &Path, tokens: &[(String, i32)], merges: &[(&str, &str)]) -> Res
     let is_text = |kind| kind == token_type::NORMAL || kind == token_type::USER_DEFINED;
     let pieces: HashSet<&str> = tokens.iter().filter(|t| is_text(t.1)).map(|t| t.0.as_str()).collect();
     for whole in &pieces {
+        if whole.len() > MAX_MERGED_BYTES {
+            let found = whole.len();
+            return Err(error(path, format!("expected tokens of at most {MAX_MERGED_BYTES} bytes, found one of {found}")));
+        }
         let halves = whole.char_indices().skip(1).map(|(at, _)| whole.split_at(at));
         let missing = halves
             .filter(|(left, right)| pieces.contains(left) && pieces.contains(right))

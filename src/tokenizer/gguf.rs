@@ -29,9 +29,13 @@ pub(super) mod token_type {
 
 /// Bytes of the longest token that merges are made for. Looking at all splits of a token takes
 /// time that grows with the square of its length.
-const MAX_MERGED_BYTES: usize = 512;
-/// Merges that are made at most; real vocabularies give less than ten for each token.
+pub(super) const MAX_MERGED_BYTES: usize = 512;
+/// Merges that a file may list.
 const MAX_MERGES: usize = 1 << 24;
+/// Merges that are made for each token on average, and for small vocabularies in all; real ones give
+/// less than ten.
+const MERGES_PER_TOKEN: usize = 32;
+const FEW_MERGES: usize = 4096;
 
 /// What SentencePiece writes in place of a space.
 const SPACE: &str = "\u{2581}";
@@ -338,6 +342,7 @@ fn merges_by_score(path: &Path, vocab: &GgufVocab) -> Result<Vec<(String, String
     let is_text = |kind| matches!(kind, token_type::NORMAL | token_type::USER_DEFINED | token_type::UNUSED);
     let pieces: HashMap<&str, u32> =
         entries(vocab).filter(|e| is_text(e.2)).map(|(id, text, _)| (text, id)).collect();
+    let most = (vocab.tokens.len().saturating_mul(MERGES_PER_TOKEN) + FEW_MERGES).min(MAX_MERGES);
     let mut merges = Vec::new();
     for ((id, text, kind), score) in entries(vocab).zip(&vocab.scores) {
         if !is_text(kind) {
@@ -355,8 +360,8 @@ fn merges_by_score(path: &Path, vocab: &GgufVocab) -> Result<Vec<(String, String
                 merges.push((*score, (id, left_id, right_id), left, right));
             }
         }
-        if merges.len() > MAX_MERGES {
-            return Err(error(path, format!("the tokens give more than {MAX_MERGES} merges")));
+        if merges.len() > most {
+            return Err(error(path, format!("the tokens give more than {most} merges")));
         }
     }
     merges

@@ -1,14 +1,15 @@
 //! Builds a tokenizer from a model folder in Hugging Face's layout. Owns which of its files say
 //! what, and the check that `tokenizer.json` holds only parts that are known to work on any input.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::{MAX_TOKENS, Parts, error};
+use crate::host::read_limited;
 use crate::{Error, Result};
 
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -22,6 +23,14 @@ const PRE_TOKENIZERS: [&str; 6] = ["Sequence", "Split", "ByteLevel", "Digits", "
 const DECODERS: [&str; 7] =
     ["Sequence", "ByteLevel", "ByteFallback", "Fuse", "Strip", "Replace", "Metaspace"];
 
+/// Bytes of all regular expressions together, and the sum of the numbers in their braces, such as the 3
+/// of `{1,3}`. Known ones have less than a tenth; what they are compiled to is up to ten thousand times
+/// as long, and as many times as braces say.
+const MAX_REGEX_BYTES: usize = 4096;
+const MAX_REGEX_REPEATS: usize = 64;
+/// How many times as long replacing can make a text: known tokenizers put three bytes for one.
+const MAX_GROWTH: usize = 64;
+
 /// The variables that templates know, by their keys in the configuration.
 const TOKEN_KEYS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
@@ -29,7 +38,7 @@ const TOKEN_KEYS: [&str; 7] =
 pub(super) fn parts(dir: &Path) -> Result<Parts> {
     let path = dir.join(TOKENIZER_FILE);
     let mut file = read_json(&path)?
-        .ok_or_else(|| Error::io(&path, std::io::Error::from(std::io::ErrorKind::NotFound)))?;
+        .ok_or_else(|| Error::io(&path, std::io::Error::from(ErrorKind::NotFound)))?;
     let config = Config::read(dir)?;
     check_version(&path, &file)?;
 
@@ -39,6 +48,9 @@ pub(super) fn parts(dir: &Path) -> Result<Parts> {
     check_kinds(&path, &normalizer, "normalizer", &NORMALIZERS)?;
     check_kinds(&path, &pre_tokenizer, "pre-tokenizer", &PRE_TOKENIZERS)?;
     check_kinds(&path, &decoder, "decoder", &DECODERS)?;
+    for (part, what) in [(&normalizer, "normalizer"), (&pre_tokenizer, "pre-tokenizer"), (&decoder, "decoder")] {
+        check_size(&path, part, what)?;
+    }
     let later = without_first_prefix(&pre_tokenizer);
     let byte_level = contains_kind(&pre_tokenizer, "ByteLevel") || contains_kind(&decoder, "ByteLevel");
     let byte_fallback = contains_kind(&decoder, "ByteFallback");
@@ -178,19 +190,17 @@ fn template(dir: &Path, tokenizer: &Value) -> Result<Option<String>> {
 }
 
 /// The file's text; `None` if there is no such file.
-fn read_text(path: &PathBuf) -> Result<Option<String>> {
-    let size = match fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path, e)),
+fn read_text(path: &Path) -> Result<Option<String>> {
+    let bytes = match read_limited(path, MAX_FILE_BYTES) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Err(error(path, format!("expected at most {MAX_FILE_BYTES} bytes, found more"))),
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(other) => return Err(other),
     };
-    if size > MAX_FILE_BYTES {
-        return Err(error(path, format!("{size} bytes; at most {MAX_FILE_BYTES}")));
-    }
-    fs::read_to_string(path).map(Some).map_err(|e| Error::io(path, e))
+    String::from_utf8(bytes).map(Some).map_err(|_| error(path, "expected text in UTF-8, found other bytes"))
 }
 
-pub(super) fn read_json(path: &PathBuf) -> Result<Option<Value>> {
+pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     read_text(path)?
         .map(|text| serde_json::from_str(&text).map_err(|e| error(path, format!("not valid JSON: {e}"))))
         .transpose()
@@ -246,6 +256,36 @@ fn check_kinds(path: &Path, value: &Value, what: &str, supported: &[&str]) -> Re
         }
     }
     Ok(())
+}
+
+/// Refuses patterns that would take far more memory than they have bytes, and replacements that make
+/// texts grow one after another.
+fn check_size(path: &Path, value: &Value, what: &str) -> Result<()> {
+    let (mut bytes, mut repeats, mut growth) = (0usize, 0usize, 1usize);
+    for entry in nested(value) {
+        if let Some(pattern) = entry.pointer("/pattern/Regex").and_then(Value::as_str) {
+            bytes += pattern.len();
+            let braces = pattern.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
+            let numbers = braces.flat_map(|inner| inner.split(',')).filter_map(|n| n.trim().parse::<usize>().ok());
+            repeats = numbers.fold(repeats, usize::saturating_add);
+        }
+        if kind_of(entry) == Some("Replace")
+            && let Some(content) = entry.get("content").and_then(Value::as_str)
+        {
+            // A pattern that matches nothing at all puts its content beside every character.
+            let added = if entry.pointer("/pattern/Regex").is_some() { content.len() + 1 } else { content.len() };
+            growth = growth.saturating_mul(added.max(1));
+        }
+    }
+    let limits = [
+        (bytes, MAX_REGEX_BYTES, "bytes of regular expressions"),
+        (repeats, MAX_REGEX_REPEATS, "repetitions in regular expressions"),
+        (growth, MAX_GROWTH, "times as long a text"),
+    ];
+    match limits.into_iter().find(|(found, most, _)| found > most) {
+        Some((found, most, of)) => Err(error(path, format!("{what}: expected at most {most} {of}, found {found}"))),
+        None => Ok(()),
+    }
 }
 
 /// A pre-tokenizer that puts a space before the first word only, for text that is not the first.

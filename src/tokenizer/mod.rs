@@ -31,6 +31,8 @@ use template::{ChatTemplate, Segment, SpecialTable, SpecialToken};
 const MAX_TOKENS: usize = 1 << 22;
 /// More added tokens than any vocabulary has. They all go into one search automaton.
 const MAX_ADDED: usize = 1 << 16;
+/// Bytes of the longest added token. Each may take a thousand in the automaton.
+const MAX_ADDED_BYTES: usize = 512;
 
 /// Texts of special tokens that end a turn or a document. Many files name only one end token,
 /// while the model was trained to write another of these at the end of an answer.
@@ -192,6 +194,10 @@ impl Tokenizer {
     fn assemble(path: &Path, parts: Parts) -> Result<Self> {
         if parts.added.len() > MAX_ADDED {
             return Err(error(path, format!("{} added tokens; at most {MAX_ADDED}", parts.added.len())));
+        }
+        if let Some((token, id)) = parts.added.iter().find(|(token, _)| token.content.len() > MAX_ADDED_BYTES) {
+            let found = token.content.len();
+            return Err(error(path, format!("added token {id} has {found} bytes; at most {MAX_ADDED_BYTES}")));
         }
         let mut parse = Engine::new(SharedBpe(Arc::new(parts.bpe)));
         parse.with_normalizer(parts.normalizer);
