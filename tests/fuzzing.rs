@@ -61,12 +61,14 @@ fn change(random: &mut ChaCha8Rng, bytes: &mut Vec<u8>, other: &[u8]) {
             let digits = |b: &u8| b.is_ascii_digit();
             if let Some(start) = bytes.iter().skip(at).position(digits).map(|found| at + found) {
                 let len = bytes[start..].iter().take_while(|b| digits(b)).count();
-                let numbers = ["0", "-1", "1e400", "4294967296", "18446744073709551615", "4096", "16777216", "null"];
+                let numbers =
+                    ["0", "-1", "1e400", "4294967296", "18446744073709551615", "4096", "16777216", "null"];
                 bytes.splice(start..start + len, numbers[below(8)].bytes());
             }
         }
         _ => {
-            let (open, close) = [("[", "]"), ("{\"a\":", "}"), ("(", ")"), ("{% if x %}", "{% endif %}")][below(4)];
+            let (open, close) =
+                [("[", "]"), ("{\"a\":", "}"), ("(", ")"), ("{% if x %}", "{% endif %}")][below(4)];
             let depth = 1 + below(200);
             bytes.splice(at..at, [open.repeat(depth), close.repeat(depth)].concat().into_bytes());
         }

@@ -221,6 +221,48 @@ fn config_sizes_that_are_absurd() {
     assert_error!(open(&folder), Tensors, "167772160");
 }
 
+/// A few bytes can ask for millions of tensors: there is no graph of those, which would take gigabytes.
+#[test]
+fn config_of_far_more_tensors_than_there_are() {
+    let experts = with_config(|config| {
+        for (key, value) in
+            [("num_hidden_layers", 4096), ("num_local_experts", 512), ("num_experts_per_tok", 2)]
+        {
+            config.insert(key.to_string(), json!(value));
+        }
+        config.insert("model_type".to_string(), json!("mixtral"));
+    });
+    assert_error!(open(&experts), Tensors, "asks for at least 6307840 tensors, found");
+    let heads = with_config(|config| {
+        for key in ["num_attention_heads", "num_key_value_heads"] {
+            config.insert(key.to_string(), json!(1 << 24));
+        }
+        config.insert("model_type".to_string(), json!("stablelm"));
+        config.insert("qk_layernorm".to_string(), json!(true));
+        config.insert("layer_norm_eps".to_string(), json!(1e-5));
+    });
+    assert_error!(open(&heads), Tensors, "asks for at least 67108872 tensors, found");
+    let numbers = [
+        ("llama.block_count", 4096),
+        ("llama.expert_count", 512),
+        ("llama.expert_used_count", 2),
+        ("llama.embedding_length", 4096),
+        ("llama.feed_forward_length", 4096),
+        ("llama.attention.head_count", 32),
+    ];
+    assert_error!(
+        open_gguf(&[LLAMA], &numbers),
+        Tensors,
+        "asks for experts of 105553116266496 weights, found 0"
+    );
+    let dense = with_config(|config| {
+        config.insert("model_type".to_string(), json!("qwen3_moe"));
+        config.insert("num_experts".to_string(), json!(4));
+        config.insert("mlp_only_layers".to_string(), json!([0, 1, 1]));
+    });
+    assert_error!(open(&dense), Config, "mlp_only_layers", "at most 2", "found 3");
+}
+
 #[test]
 fn config_heads_that_do_not_divide() {
     let folder = with_config(|config| {
@@ -954,6 +996,20 @@ fn adapters_that_make_no_sense_are_refused() {
         tensors.iter_mut().for_each(|t| t.name = t.name.replace(from, to));
         write_tensors(&folder.path().join("adapter_model.safetensors"), &tensors);
         assert_error!(apply(&folder), Tensors, "q_proj.lora_", "adapter_model.safetensors");
+    }
+    // Sizes that say nothing new, or would not fit into any memory if they were taken at their word.
+    for (rank, cols) in [(3, 2), (1 << 60, 0)] {
+        let folder = adapter(&[]);
+        let factor = |kind: &str, shape: [usize; 2]| Stored {
+            name: format!("base_model.model.{}.lora_{kind}.weight", q.0),
+            dtype: Dtype::F32,
+            bytes: vec![0; 4 * shape[0] * shape[1]],
+            shape: shape.to_vec(),
+        };
+        let rows = if cols == 0 { 0 } else { 60 };
+        let path = folder.path().join("adapter_model.safetensors");
+        write_tensors(&path, &[factor("A", [rank, cols]), factor("B", [rows, rank])]);
+        assert_error!(apply(&folder), Tensors, "lora_A", &format!("at most {cols} rows"));
     }
     let folder = adapter(&[q]);
     assert_error!(Lora::open(folder.path(), f32::NAN), InvalidOption, "lora", "NaN");

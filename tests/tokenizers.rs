@@ -530,6 +530,61 @@ fn template_failures_are_typed() {
     assert!(matches!(none.render_chat(&[], true), Err(Error::ChatTemplate { .. })));
 }
 
+/// What a template can't do: take all memory, or all of the stack, or go on for ever.
+#[test]
+fn templates_are_bounded() {
+    let namespace = "{% set ns = namespace(a=[], x='xxxxxxxx') %}";
+    for (rest, part) in [
+        ("{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "out of fuel"),
+        ("{% for i in range(9) %}{% set ns.x = ns.x.replace('x', ns.x) %}{% endfor %}", "out of fuel"),
+        ("{{ ([1] * 1000000000000) | list | length }}", "too large"),
+        ("{{ ([1] * 90000000) | tojson }}", "out of fuel"),
+        ("{{ [1, 2] * 9223372036854775807 }}", "too large"),
+        ("{{ 'a' | indent(16777216, true) }}", "it makes 16777217 bytes"),
+        ("{% set ns.a = ns %}{{ ns }}", "a namespace can't hold another"),
+        ("{% set x = [{'a': ns}] %}{% set ns.a = x %}{{ ns | tojson }}", "a namespace can't hold another"),
+        (
+            "{% for i in range(9999) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a }}",
+            "nested more than 250 deep",
+        ),
+        ("{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a }}", "out of fuel"),
+    ] {
+        let tokenizer = from_gguf(byte_level_vocab()).unwrap().with_template(&format!("{namespace}{rest}"));
+        match tokenizer.encode_chat(&[Message::new("user", "hi")]) {
+            Err(Error::ChatTemplate { message }) => assert!(message.contains(part), "{rest}: {message}"),
+            other => panic!("{rest}: {other:?}"),
+        }
+    }
+    let long = from_gguf(byte_level_vocab()).unwrap().with_template(&" ".repeat(300_000));
+    assert!(
+        matches!(long.render_chat(&[], true), Err(Error::ChatTemplate { message }) if message.contains("262144"))
+    );
+    // As deep as an expression can be, handed on as often as macros can call themselves.
+    let deeper = format!("{}x{}", "[".repeat(100), "]".repeat(100));
+    let macros = format!("{{% macro f(x) %}}{{{{ x }}}}{{{{ f({deeper}) }}}}{{% endmacro %}}{{{{ f([]) }}}}");
+    for template in ["{% for a in x %}".repeat(8000) + &"{% endfor %}".repeat(8000), macros] {
+        let tokenizer = from_gguf(byte_level_vocab()).unwrap().with_template(&template);
+        let result = tokenizer.render_chat(&[], true);
+        assert!(
+            matches!(&result, Err(Error::ChatTemplate { message }) if message.contains("recursion")),
+            "{result:?}"
+        );
+    }
+}
+
+/// A thousand messages of ten thousand characters need less than a quarter of what a template may take.
+#[test]
+fn long_chats_stay_far_below_the_bounds() {
+    let chat: Vec<Message> = (0..4000)
+        .map(|i| Message::new(["user", "assistant"][i % 2], "All work and no play. ".repeat(450)))
+        .collect();
+    for (name, _) in wgllama::tokenizer::TEMPLATES {
+        let tokenizer = from_gguf(byte_level_vocab()).unwrap().with_built_in_template(name).unwrap();
+        let rendered = tokenizer.render_chat(&chat, true).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(rendered.len() > 39_000_000, "{name}");
+    }
+}
+
 #[test]
 fn folder_takes_flags_templates_and_end_ids_from_all_files() {
     let dir = folder(&[
@@ -691,6 +746,18 @@ fn gguf_with_bad_merges_is_refused() {
     }
 }
 
+/// Every split of every token merges: a vocabulary of a few hundred gives a hundred thousand merges.
+#[test]
+fn gguf_with_far_more_merges_than_tokens_is_refused() {
+    let mut vocab = sentence_piece_vocab();
+    for n in 2..=300 {
+        vocab.tokens.push("q".repeat(n));
+        vocab.scores.push(0.0);
+        vocab.token_types.push(NORMAL);
+    }
+    assert_tokenizer_error(from_gguf(vocab), "more than");
+}
+
 #[test]
 fn gguf_with_odd_scores_or_a_giant_token_does_not_panic() {
     let mut vocab = sentence_piece_vocab();
@@ -768,9 +835,25 @@ fn folder_with_broken_json_is_refused() {
     assert_tokenizer_error(Tokenizer::from_folder(dir.path()), "not valid JSON");
 }
 
+/// A file that never ends must not be read.
+#[cfg(unix)]
+#[test]
+fn folder_with_a_device_for_a_file_is_refused() {
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let dir = folder(&[("tokenizer.json", byte_level_json().to_string())]);
+        let _ = std::fs::remove_file(dir.path().join(name));
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join(name)).unwrap();
+        let error = Tokenizer::from_folder(dir.path()).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }) && error.to_string().contains(name), "{error}");
+    }
+}
+
 #[test]
 fn folder_with_parts_that_make_no_sense_is_refused() {
     assert!(load_json(&byte_level_json()).is_ok());
+    let twice = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    let doubling = json!({"type": "Sequence", "normalizers": vec![&twice; 40], "decoders": vec![&twice; 40]});
+    let splitting = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     for (pointer, value, part) in [
         ("/version", json!("9"), "version '9'"),
         ("/model/type", json!("Unigram"), "Unigram"),
@@ -796,6 +879,16 @@ fn folder_with_parts_that_make_no_sense_is_refused() {
         ),
         ("/normalizer", json!({"type": "Precompiled", "precompiled_charsmap": ""}), "Precompiled"),
         ("/decoder", json!({"type": "Strip", "content": " ", "start": 0, "stop": 9}), "not supported"),
+        // What takes far more memory than it has bytes.
+        ("/added_tokens/0/content", json!("x".repeat(513)), "has 513 bytes; at most 512"),
+        ("/normalizer", doubling.clone(), "at most 64 times as long a text"),
+        ("/decoder", doubling.clone(), "at most 64 times as long a text"),
+        (
+            "/pre_tokenizer",
+            splitting(r"(?=\w{400})"),
+            "at most 64 repetitions in regular expressions, found 400",
+        ),
+        ("/pre_tokenizer", splitting(&"a".repeat(5000)), "at most 4096 bytes of regular expressions"),
     ] {
         let mut file = byte_level_json();
         *file.pointer_mut(pointer).unwrap() = value;
