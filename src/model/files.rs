@@ -326,7 +326,7 @@ impl ModelFiles {
 
 /// Tensors, and weights of experts, that a configuration may ask for whatever the files hold: so few that
 /// all those that are missing can be listed.
-const FEW: usize = 4096;
+const FEW: usize = 1 << 15;
 
 /// Refuses a configuration that asks for far more than `source` holds, before there is a graph that
 /// names all of it: a few bytes can say that there are millions of tensors.
@@ -341,7 +341,9 @@ fn check_extent(config: &Config, source: &dyn TensorSource, path: &Path) -> Resu
     let stored = |name: &str| source.describe(name).map_or(0, |(_, shape)| shape.iter().product());
     let found = names.into_iter().map(stored).fold(0usize, usize::saturating_add);
     if weights > found.max(FEW) {
-        return Err(problem(format!("the configuration asks for experts of {weights} weights, found {found} in all")));
+        return Err(problem(format!(
+            "the configuration asks for experts of {weights} weights, found {found} in all"
+        )));
     }
     Ok(())
 }

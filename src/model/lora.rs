@@ -89,7 +89,10 @@ impl Lora {
             };
             // More could say nothing new, and would make the joined matrices as large as one likes.
             if rank > cols {
-                return Err(problem(name, &format!("expected at most {cols} rows, as many as columns, found {rank}")));
+                return Err(problem(
+                    name,
+                    &format!("expected at most {cols} rows, as many as columns, found {rank}"),
+                ));
             }
             if rank != inner || rank == 0 {
                 return Err(problem(&up, &format!("expected {rank} columns, found {inner}")));

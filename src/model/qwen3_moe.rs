@@ -33,7 +33,9 @@ pub fn config(json: &JsonFile, config: &mut Config) -> Result<()> {
     let dense = json.opt_f64s("mlp_only_layers")?.unwrap_or_default();
     let layers = config.num_hidden_layers;
     if dense.len() > layers {
-        return Err(json.error("mlp_only_layers", format!("expected at most {layers}, found {}", dense.len())));
+        return Err(
+            json.error("mlp_only_layers", format!("expected at most {layers}, found {}", dense.len()))
+        );
     }
     let sparse = |layer: &usize| (layer + 1).is_multiple_of(step) && !dense.contains(&(*layer as f64));
     let experts = Experts {

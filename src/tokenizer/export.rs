@@ -129,7 +129,10 @@ fn scores(path: &Path, tokens: &[(String, i32)], merges: &[(&str, &str)]) -> Res
     for whole in &pieces {
         if whole.len() > MAX_MERGED_BYTES {
             let found = whole.len();
-            return Err(error(path, format!("expected tokens of at most {MAX_MERGED_BYTES} bytes, found one of {found}")));
+            return Err(error(
+                path,
+                format!("expected tokens of at most {MAX_MERGED_BYTES} bytes, found one of {found}"),
+            ));
         }
         let halves = whole.char_indices().skip(1).map(|(at, _)| whole.split_at(at));
         let missing = halves

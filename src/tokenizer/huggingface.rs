@@ -37,8 +37,8 @@ const TOKEN_KEYS: [&str; 7] =
 
 pub(super) fn parts(dir: &Path) -> Result<Parts> {
     let path = dir.join(TOKENIZER_FILE);
-    let mut file = read_json(&path)?
-        .ok_or_else(|| Error::io(&path, std::io::Error::from(ErrorKind::NotFound)))?;
+    let mut file =
+        read_json(&path)?.ok_or_else(|| Error::io(&path, std::io::Error::from(ErrorKind::NotFound)))?;
     let config = Config::read(dir)?;
     check_version(&path, &file)?;
 
@@ -48,7 +48,9 @@ pub(super) fn parts(dir: &Path) -> Result<Parts> {
     check_kinds(&path, &normalizer, "normalizer", &NORMALIZERS)?;
     check_kinds(&path, &pre_tokenizer, "pre-tokenizer", &PRE_TOKENIZERS)?;
     check_kinds(&path, &decoder, "decoder", &DECODERS)?;
-    for (part, what) in [(&normalizer, "normalizer"), (&pre_tokenizer, "pre-tokenizer"), (&decoder, "decoder")] {
+    for (part, what) in
+        [(&normalizer, "normalizer"), (&pre_tokenizer, "pre-tokenizer"), (&decoder, "decoder")]
+    {
         check_size(&path, part, what)?;
     }
     let later = without_first_prefix(&pre_tokenizer);
@@ -266,14 +268,16 @@ fn check_size(path: &Path, value: &Value, what: &str) -> Result<()> {
         if let Some(pattern) = entry.pointer("/pattern/Regex").and_then(Value::as_str) {
             bytes += pattern.len();
             let braces = pattern.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
-            let numbers = braces.flat_map(|inner| inner.split(',')).filter_map(|n| n.trim().parse::<usize>().ok());
+            let numbers =
+                braces.flat_map(|inner| inner.split(',')).filter_map(|n| n.trim().parse::<usize>().ok());
             repeats = numbers.fold(repeats, usize::saturating_add);
         }
         if kind_of(entry) == Some("Replace")
             && let Some(content) = entry.get("content").and_then(Value::as_str)
         {
             // A pattern that matches nothing at all puts its content beside every character.
-            let added = if entry.pointer("/pattern/Regex").is_some() { content.len() + 1 } else { content.len() };
+            let added =
+                if entry.pointer("/pattern/Regex").is_some() { content.len() + 1 } else { content.len() };
             growth = growth.saturating_mul(added.max(1));
         }
     }
@@ -283,7 +287,9 @@ fn check_size(path: &Path, value: &Value, what: &str) -> Result<()> {
         (growth, MAX_GROWTH, "times as long a text"),
     ];
     match limits.into_iter().find(|(found, most, _)| found > most) {
-        Some((found, most, of)) => Err(error(path, format!("{what}: expected at most {most} {of}, found {found}"))),
+        Some((found, most, of)) => {
+            Err(error(path, format!("{what}: expected at most {most} {of}, found {found}")))
+        }
         None => Ok(()),
     }
 }

@@ -195,9 +195,13 @@ impl Tokenizer {
         if parts.added.len() > MAX_ADDED {
             return Err(error(path, format!("{} added tokens; at most {MAX_ADDED}", parts.added.len())));
         }
-        if let Some((token, id)) = parts.added.iter().find(|(token, _)| token.content.len() > MAX_ADDED_BYTES) {
+        if let Some((token, id)) = parts.added.iter().find(|(token, _)| token.content.len() > MAX_ADDED_BYTES)
+        {
             let found = token.content.len();
-            return Err(error(path, format!("added token {id} has {found} bytes; at most {MAX_ADDED_BYTES}")));
+            return Err(error(
+                path,
+                format!("added token {id} has {found} bytes; at most {MAX_ADDED_BYTES}"),
+            ));
         }
         let mut parse = Engine::new(SharedBpe(Arc::new(parts.bpe)));
         parse.with_normalizer(parts.normalizer);

@@ -28,9 +28,8 @@ const MAX_SOURCE: usize = 256 << 10;
 /// is encoded, which takes far more memory than the text.
 const MAX_RENDERED: usize = 1 << 20;
 const RENDERED_PER_BYTE: usize = 8;
-/// Stack for parsing and rendering, which go down into what is nested: tags as many as fit in the longest
-/// template, and values as deep as macros can hand them on.
-const STACK: usize = 512 << 20;
+/// Stack for rendering, which goes down into values as deep as macros can hand them on to themselves.
+const STACK: usize = 64 << 20;
 /// How deep lists may lie in lists where a variable holds them. JSON has half of that.
 const MAX_DEPTH: usize = 250;
 /// Names of the filters that `{% set %}` gets, which no template has of its own.
@@ -71,7 +70,9 @@ impl ChatTemplate {
     ) -> Result<String> {
         if self.source.len() > MAX_SOURCE {
             let found = self.source.len();
-            let message = format!("expected at most {MAX_SOURCE} bytes, found {found}; choose another (--chat-template)");
+            let message = format!(
+                "expected at most {MAX_SOURCE} bytes, found {found}; choose another (--chat-template)"
+            );
             return Err(Error::ChatTemplate { message });
         }
         let most = MAX_RENDERED + RENDERED_PER_BYTE * (self.source.len() + size(messages, options));
