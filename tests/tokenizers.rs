@@ -835,6 +835,22 @@ fn folder_with_broken_json_is_refused() {
     assert_tokenizer_error(Tokenizer::from_folder(dir.path()), "not valid JSON");
 }
 
+/// Expressions that go back and forth at every character: an error in the end, and not after hours.
+#[test]
+fn expressions_that_backtrack_are_stopped() {
+    for pattern in ["(?:a|a)*(?=b)|a", "(a*)*\\1(?=b)|a", "a*a*a*a*(?=b)|."] {
+        let mut file = byte_level_json();
+        file["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        ]});
+        let tokenizer = load_json(&file).unwrap();
+        assert_eq!(tokenizer.encode("ab", Specials::Text).unwrap().len(), 2, "{pattern}");
+        let error = tokenizer.encode(&"a".repeat(20_000), Specials::Text).unwrap_err();
+        assert!(error.to_string().contains("backtrack"), "{error}");
+    }
+}
+
 /// A file that never ends must not be read.
 #[cfg(unix)]
 #[test]
@@ -887,6 +903,11 @@ fn folder_with_parts_that_make_no_sense_is_refused() {
             "/pre_tokenizer",
             splitting(r"(?=\w{400})"),
             "at most 64 repetitions in regular expressions, found 400",
+        ),
+        (
+            "/normalizer",
+            json!({"type": "Replace", "pattern": {"Regex": "(a*)*(?=b)"}, "content": "x"}),
+            "looks around or back",
         ),
         ("/pre_tokenizer", splitting(&"a".repeat(5000)), "at most 4096 bytes of regular expressions"),
     ] {

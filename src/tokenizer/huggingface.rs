@@ -250,6 +250,13 @@ fn check_kinds(path: &Path, value: &Value, what: &str, supported: &[&str]) -> Re
             let supported = supported.join(", ");
             return Err(error(path, format!("{what} {kind} is not supported; supported: {supported}")));
         }
+        // The engine goes back without end where it has to look around or at what it found before.
+        let replaces = entry.pointer("/pattern/Regex").and_then(Value::as_str).filter(|_| kind == "Replace");
+        if let Some(pattern) = replaces.filter(|pattern| backtracks(pattern)) {
+            let message =
+                format!("{what} Replace with '{pattern}' is not supported: it looks around or back");
+            return Err(error(path, message));
+        }
         // The crate's code for these two cuts where no character ends.
         let empty = entry.pointer("/pattern/String").and_then(Value::as_str) == Some("");
         let strips_end = what == "decoder" && kind == "Strip" && entry.get("stop") != Some(&Value::from(0));
@@ -258,6 +265,15 @@ fn check_kinds(path: &Path, value: &Value, what: &str, supported: &[&str]) -> Re
         }
     }
     Ok(())
+}
+
+/// Whether a regular expression has what takes going back and forth: all else is found in one pass.
+fn backtracks(pattern: &str) -> bool {
+    let groups = ["(?=", "(?!", "(?<", "(?>", "(?("];
+    let possessive = ["*+", "++", "?+", "}+"];
+    let escaped = |c: char| c.is_ascii_digit() || "kKgG".contains(c);
+    let back = pattern.split('\\').skip(1).any(|rest| rest.starts_with(escaped));
+    back || groups.iter().chain(&possessive).any(|part| pattern.contains(part))
 }
 
 /// Refuses patterns that would take far more memory than they have bytes, and replacements that make

@@ -9,6 +9,7 @@ mod gguf;
 mod huggingface;
 mod stream;
 mod template;
+mod words;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub use stream::DecodeStream;
 
 use crate::{Error, Result};
 use template::{ChatTemplate, Segment, SpecialTable, SpecialToken};
+use words::Words;
 
 /// More tokens than any vocabulary has; a file that claims more is damaged.
 const MAX_TOKENS: usize = 1 << 22;
@@ -127,8 +129,7 @@ pub struct Tokenizer {
 }
 
 /// The pipeline of the `tokenizers` crate around a shared model.
-type Engine =
-    TokenizerImpl<SharedBpe, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+type Engine = TokenizerImpl<SharedBpe, NormalizerWrapper, Words, PostProcessorWrapper, DecoderWrapper>;
 
 struct Inner {
     path: PathBuf,
@@ -205,7 +206,8 @@ impl Tokenizer {
         }
         let mut parse = Engine::new(SharedBpe(Arc::new(parts.bpe)));
         parse.with_normalizer(parts.normalizer);
-        parse.with_pre_tokenizer(parts.pre_tokenizer);
+        let words = |pre: &PreTokenizerWrapper| Words::new(path, pre);
+        parse.with_pre_tokenizer(parts.pre_tokenizer.as_ref().map(words).transpose()?);
         parse.with_decoder(parts.decoder);
         let tokens: Vec<AddedToken> = parts.added.iter().map(|(token, _)| token.clone()).collect();
         parse.add_tokens(&tokens);
@@ -220,7 +222,7 @@ impl Tokenizer {
         text.set_encode_special_tokens(true);
         let mut text_later = text.clone();
         if let Some(later) = parts.later_pre_tokenizer {
-            text_later.with_pre_tokenizer(Some(later));
+            text_later.with_pre_tokenizer(Some(words(&later)?));
         }
         let specials = parts.added.iter().filter(|(token, _)| token.special).map(|(token, id)| {
             SpecialToken { text: token.content.clone(), id: *id, lstrip: token.lstrip, rstrip: token.rstrip }
