@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::Bound;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
@@ -431,34 +432,51 @@ pub(super) enum Segment {
     Special(u32),
 }
 
-/// All special tokens, by their first character.
+/// All special tokens, by their first character and in order: hostile files have many that begin alike.
 pub(super) struct SpecialTable {
-    by_first: HashMap<char, Vec<SpecialToken>>,
+    by_first: HashMap<char, BTreeMap<String, SpecialToken>>,
     longest: usize,
 }
 
 impl SpecialTable {
     pub(super) fn new(tokens: impl Iterator<Item = SpecialToken>) -> Self {
-        let mut by_first: HashMap<char, Vec<SpecialToken>> = HashMap::new();
+        let mut by_first: HashMap<char, BTreeMap<String, SpecialToken>> = HashMap::new();
         for token in tokens {
             if let Some(first) = token.text.chars().next() {
-                by_first.entry(first).or_default().push(token);
+                by_first.entry(first).or_default().entry(token.text.clone()).or_insert(token);
             }
         }
-        for list in by_first.values_mut() {
-            list.sort_by_key(|token| std::cmp::Reverse(token.text.len()));
-        }
-        let longest = by_first.values().flatten().map(|token| token.text.len()).max().unwrap_or(0);
+        let longest = by_first.values().flat_map(BTreeMap::keys).map(String::len).max().unwrap_or(0);
         Self { by_first, longest }
     }
 
-    fn starting_like(&self, rest: &str) -> &[SpecialToken] {
-        rest.chars().next().and_then(|c| self.by_first.get(&c)).map_or(&[], Vec::as_slice)
+    fn starting_like(&self, rest: &str) -> Option<&BTreeMap<String, SpecialToken>> {
+        self.by_first.get(&rest.chars().next()?)
     }
 
     /// The longest special token at the beginning of `rest`.
     fn at(&self, rest: &str) -> Option<&SpecialToken> {
-        self.starting_like(rest).iter().find(|token| rest.starts_with(&token.text))
+        let tokens = self.starting_like(rest)?;
+        let mut most = rest;
+        loop {
+            // Of all that begin `most` the longest comes last, but others may come between them.
+            let (text, token) =
+                tokens.range::<str, _>((Bound::Unbounded, Bound::Included(most))).next_back()?;
+            if rest.starts_with(text.as_str()) {
+                return Some(token);
+            }
+            let shared = text.chars().zip(most.chars()).take_while(|(a, b)| a == b);
+            most = most.get(..shared.map(|(c, _)| c.len_utf8()).sum())?;
+        }
+    }
+
+    /// Whether a special token begins with all of `rest`.
+    fn begins_with(&self, rest: &str) -> bool {
+        let from = |tokens: &BTreeMap<String, SpecialToken>| {
+            let found = tokens.range::<str, _>((Bound::Included(rest), Bound::Unbounded)).next();
+            found.is_some_and(|(text, _)| text.starts_with(rest))
+        };
+        self.starting_like(rest).is_some_and(from)
     }
 
     /// Puts `mark` where a special token begins in `text`, or could begin or go on together with
@@ -470,8 +488,7 @@ impl SpecialTable {
         }
         for (at, c) in text.char_indices() {
             let rest = text.get(at..).unwrap_or_default();
-            let cut_off = rest.len() < self.longest
-                && self.starting_like(rest).iter().any(|token| token.text.starts_with(rest));
+            let cut_off = rest.len() < self.longest && self.begins_with(rest);
             if cut_off || self.at(rest).is_some() {
                 out.push(mark);
             }
@@ -503,7 +520,7 @@ impl SpecialTable {
 
     /// Whether a special token that begins before `text` could go on in it.
     fn goes_on_in(&self, text: &str) -> bool {
-        self.by_first.values().flatten().any(|token| {
+        self.by_first.values().flat_map(BTreeMap::values).any(|token| {
             token.text.char_indices().skip(1).any(|(at, _)| {
                 let end = token.text.get(at..).unwrap_or_default();
                 text.starts_with(end) || end.starts_with(text)
@@ -571,6 +588,19 @@ mod tests {
             "{%- set a =( '%}' )|wgllama_bounded -%}{% set n.b=(1, 2 )|wgllama_bounded_attribute %}{% set c %}\
              {% set d =( x == y )|wgllama_bounded -%}{% set"
         );
+    }
+
+    #[test]
+    fn the_longest_special_token_is_found() {
+        let token = |text: &str| SpecialToken { text: text.into(), id: 0, lstrip: false, rstrip: false };
+        let table =
+            SpecialTable::new(["<", "<a", "<aa", "<ab", "<abcd", "<b\u{e9}", "x"].map(token).into_iter());
+        let cases =
+            [("<abc", Some("<ab")), ("<ac", Some("<a")), ("<abcde", Some("<abcd")), ("<b\u{ea}", Some("<"))];
+        for (rest, expected) in cases.into_iter().chain([("y", None), ("", None), ("<aa", Some("<aa"))]) {
+            assert_eq!(table.at(rest).map(|token| token.text.as_str()), expected, "{rest}");
+        }
+        assert!(table.begins_with("<abc") && table.begins_with("<") && !table.begins_with("<ac"));
     }
 
     #[test]
