@@ -1,4 +1,4 @@
-.PHONY: help demo test build windows isa portability
+.PHONY: help demo test build windows isa portability deny
 
 help:
 	@echo 'make demo         set up what is missing (Debian, Ubuntu), build, and generate text'
@@ -6,6 +6,7 @@ help:
 	@echo 'make build        target/release/wgllama'
 	@echo 'make windows      wgllama.exe, built on Debian and tested under Wine'
 	@echo 'make isa          docs/ISA.md: what a GPU compiler makes of the kernels (needs Mesa, no GPU)'
+	@echo 'make deny         licences, duplicates, sources and advisories of all crates (needs cargo-deny)'
 	@echo 'make portability  what two compilers other than naga say of the kernels (needs no GPU)'
 
 demo:
@@ -25,3 +26,7 @@ isa:
 
 portability:
 	@scripts/portability.sh
+
+deny:
+	cargo deny check licenses bans sources
+	cargo deny check advisories

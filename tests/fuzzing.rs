@@ -146,6 +146,111 @@ fn folder() {
     short_run("folder");
 }
 
+/// Files of a megabyte that hold as many things as fit, where the multiple of the size is what counts.
+#[test]
+fn large_files_keep_the_bounds() {
+    let list = |what: &dyn Fn(usize) -> String, n: usize| (0..n).map(what).collect::<Vec<_>>().join(",");
+    let header = |text: String| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let string = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let tensor = |i: usize| format!("\"{i:x}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}");
+    let added = |i: usize| {
+        format!(
+            "{{\"id\":{},\"content\":\"!{i:x}\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\
+             \"normalized\":true,\"special\":true}}",
+            i + 1
+        )
+    };
+    let model = |vocab: String| format!("\"model\":{{\"type\":\"BPE\",\"vocab\":{{{vocab}}},\"merges\":[]}}");
+    let gguf = |tensors: u64, values: u64, rest: Vec<u8>| {
+        [b"GGUF\x03\0\0\0", &tensors.to_le_bytes()[..], &values.to_le_bytes(), &rest].concat()
+    };
+    let strings = |n: usize| -> Vec<u8> {
+        let tokens = (0..n).flat_map(|i| string(&format!("{i:x}")));
+        let key = [
+            string("tokenizer.ggml.tokens"),
+            vec![9, 0, 0, 0, 8, 0, 0, 0],
+            (n as u64).to_le_bytes().to_vec(),
+        ];
+        let model = [string("tokenizer.ggml.model"), vec![8, 0, 0, 0], string("gpt2")].concat();
+        key.concat().into_iter().chain(tokens).chain(model).collect()
+    };
+    let keys = (0..40_000).flat_map(|i| [string(&format!("{i:x}")), vec![0, 0, 0, 0, 7]].concat()).collect();
+    let scalars = |i: usize| {
+        let place = [vec![0; 4], vec![0; 4], (i as u64 * 32).to_le_bytes().to_vec()].concat();
+        [string(&format!("{i:x}")), place].concat()
+    };
+    let scalars: Vec<u8> = (0..20_000).flat_map(scalars).chain(vec![0; 20_001 * 32]).collect();
+    let cases: [(&str, Vec<u8>); 16] = [
+        ("safetensors", header(format!("{{{}}}", list(&tensor, 20_000)))),
+        (
+            "safetensors",
+            header(format!(
+                "{{\"a\":{{\"dtype\":\"U8\",\"shape\":[{}],\"data_offsets\":[0,0]}}}}",
+                list(&|_| "0".into(), 500_000)
+            )),
+        ),
+        ("gguf", gguf(0, 2, strings(80_000))),
+        ("gguf", gguf(0, 40_000, keys)),
+        ("gguf", gguf(20_000, 0, scalars)),
+        (
+            "config",
+            format!(
+                "{{\"model_type\":\"llama\",\"text_config\":{{\"a\":[{}]}}}}",
+                list(&|_| "0".into(), 500_000)
+            )
+            .into(),
+        ),
+        (
+            "config",
+            format!("{{\"weight_map\":{{{}}}}}", list(&|i| format!("\"{i:x}\":\"a\""), 80_000)).into(),
+        ),
+        ("config", format!("{{\"a\":[{}]}}", list(&|_| "{}".into(), 300_000)).into()),
+        ("tokenizer", format!("{{{}}}", model(list(&|i| format!("\"{i:x}\":{i}"), 80_000))).into()),
+        (
+            "tokenizer",
+            format!("{{\"added_tokens\":[{}],{}}}", list(&added, 8_000), model("\"a\":0".into())).into(),
+        ),
+        (
+            "tokenizer",
+            format!("{{\"a\":[{}],{}}}", list(&|_| "0".into(), 500_000), model("\"a\":0".into())).into(),
+        ),
+        (
+            "config",
+            format!(
+                "{{\"model_type\":\"llama\",\"text_config\":{{\"a\":[{}]}}}}",
+                list(&|_| "[0]".into(), 270_000)
+            )
+            .into(),
+        ),
+        (
+            "tokenizer",
+            format!("{{\"a\":[{}],{}}}", list(&|_| "[0]".into(), 270_000), model("\"a\":0".into())).into(),
+        ),
+        (
+            "tokenizer",
+            format!(
+                "{{\"added_tokens\":[{}],{}}}",
+                list(&|i| added(i).replace("!", &"y".repeat(500)), 90),
+                model("\"a\":0".into())
+            )
+            .into(),
+        ),
+        ("template", "{{ 1 }}".repeat(37_000).into()),
+        (
+            "folder",
+            [
+                b"=== config.json\n{}\n=== model.safetensors\n",
+                &header(format!("{{{}}}", list(&tensor, 20_000)))[..],
+            ]
+            .concat(),
+        ),
+    ];
+    for (name, bytes) in cases {
+        let peak = targets::run(name, &bytes);
+        println!("{name}: {} times {} bytes", peak / bytes.len(), bytes.len());
+    }
+}
+
 #[test]
 fn every_target_has_a_short_run() {
     let source = include_str!("fuzzing.rs");

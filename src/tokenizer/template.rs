@@ -25,8 +25,8 @@ const FUEL: u64 = 4_000_000;
 const JSON_BYTES_PER_FUEL: usize = 4;
 /// Bytes of the longest template; known ones have a tenth.
 const MAX_SOURCE: usize = 256 << 10;
-/// Bytes of a rendered chat, beside `RENDERED_PER_BYTE` for each byte that it is made of. What is rendered
-/// is encoded, which takes far more memory than the text.
+/// Bytes of a rendered chat, beside the template's own and `RENDERED_PER_BYTE` for each byte of the messages.
+/// What is rendered is encoded, which takes two hundred times the memory of the text.
 const MAX_RENDERED: usize = 1 << 20;
 const RENDERED_PER_BYTE: usize = 8;
 /// Stack for rendering, which goes down into values as deep as macros can hand them on to themselves.
@@ -76,7 +76,7 @@ impl ChatTemplate {
             );
             return Err(Error::ChatTemplate { message });
         }
-        let most = MAX_RENDERED + RENDERED_PER_BYTE * (self.source.len() + size(messages, options));
+        let most = MAX_RENDERED + self.source.len() + RENDERED_PER_BYTE * size(messages, options);
         let message = |m: &Message| {
             let own = [("role", m.role.as_str()), ("content", m.content.as_str())];
             let own = own.map(|(key, value)| (key.to_string(), Value::from(value))).into_iter();
