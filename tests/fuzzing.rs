@@ -174,13 +174,27 @@ fn large_files_keep_the_bounds() {
         let model = [string("tokenizer.ggml.model"), vec![8, 0, 0, 0], string("gpt2")].concat();
         key.concat().into_iter().chain(tokens).chain(model).collect()
     };
+    // Runs of one letter: every split of every token is a merge.
+    let runs = |letters: u32, longest: usize| -> Vec<u8> {
+        let letters = (0..letters).filter_map(|i| char::from_u32(0x4e00 + i)).map(String::from);
+        let tokens: Vec<String> = letters.flat_map(|c| (1..=longest).map(move |n| c.repeat(n))).collect();
+        let (n, count) = (tokens.len(), (tokens.len() as u64).to_le_bytes());
+        let key = |name: &str, kind: u8| {
+            [string(&format!("tokenizer.ggml.{name}")), vec![9, 0, 0, 0, kind, 0, 0, 0], count.to_vec()]
+                .concat()
+        };
+        let model = [string("tokenizer.ggml.model"), vec![8, 0, 0, 0], string("llama")].concat();
+        let tokens: Vec<u8> = tokens.iter().flat_map(|token| string(token)).collect();
+        let scores = vec![0; 4 * n];
+        [model, key("tokens", 8), tokens, key("scores", 6), scores].concat()
+    };
     let keys = (0..40_000).flat_map(|i| [string(&format!("{i:x}")), vec![0, 0, 0, 0, 7]].concat()).collect();
     let scalars = |i: usize| {
         let place = [vec![0; 4], vec![0; 4], (i as u64 * 32).to_le_bytes().to_vec()].concat();
         [string(&format!("{i:x}")), place].concat()
     };
     let scalars: Vec<u8> = (0..20_000).flat_map(scalars).chain(vec![0; 20_001 * 32]).collect();
-    let cases: [(&str, Vec<u8>); 16] = [
+    let cases: [(&str, Vec<u8>); 17] = [
         ("safetensors", header(format!("{{{}}}", list(&tensor, 20_000)))),
         (
             "safetensors",
@@ -190,6 +204,7 @@ fn large_files_keep_the_bounds() {
             )),
         ),
         ("gguf", gguf(0, 2, strings(80_000))),
+        ("gguf", gguf(0, 3, runs(400, 50))),
         ("gguf", gguf(0, 40_000, keys)),
         ("gguf", gguf(20_000, 0, scalars)),
         (
