@@ -105,7 +105,7 @@ impl ChatTemplate {
             template.render(context)
         };
         let rendered = native::with_stack(STACK, render).ok_or_else(|| Error::ChatTemplate {
-            message: format!("there is no thread with a stack of {STACK} bytes for it; do without by --raw"),
+            message: format!("there is no thread with a stack of {STACK} bytes for it, or the engine failed; do without by --raw"),
         })?;
         match rendered.map_err(template_error)? {
             text if text.len() > most => {
