@@ -1,2 +1,4 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| drop(wgllama_fuzz::run("template", data)));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    wgllama_fuzz::run("template", data);
+});

@@ -244,6 +244,18 @@ mod tests {
         assert_eq!((find(&[0x7e, 0xfe, 0]), find(&[0, 0x7f]), find(&[0xff])), (None, Some(1), Some(0)));
     }
 
+    /// The largest code stands for 6.
+    #[test]
+    fn mxfp4_scales_whose_weights_are_beyond_floats_are_found() {
+        let block = |exponent: u8| [&[exponent][..], &[0x77; 16]].concat();
+        for (exponent, bad) in [(0, false), (252, false), (253, true), (254, true), (255, true)] {
+            let mut values = [0.0; 32];
+            decode(WeightFormat::MXFP4, &block(exponent), &mut values);
+            assert_eq!(values.iter().any(|v| !v.is_finite()), bad, "{exponent}");
+            assert_eq!(bad_block(WeightFormat::MXFP4, &block(exponent)).is_some(), bad, "{exponent}");
+        }
+    }
+
     #[test]
     fn formats_fit_rows() {
         use WeightFormat::{F16, IQ4_NL, IQ4_XS, Q4_0, Q4_K, Q5_0};
