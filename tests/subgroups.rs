@@ -34,7 +34,11 @@ fn kernels_are_right_for_every_size_of_subgroups() {
             .unwrap();
         let text = String::from_utf8_lossy(&child.stdout);
         println!("{text}");
-        assert!(child.status.success(), "subgroups of {size}: {text}{}", String::from_utf8_lossy(&child.stderr));
+        assert!(
+            child.status.success(),
+            "subgroups of {size}: {text}{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
     }
 }
 

@@ -218,6 +218,23 @@ impl Group {
         }
     }
 
+    /// Makes sequence `to` what `from` is: both can then go on with different tokens.
+    pub fn fork(&mut self, from: usize, to: usize) -> Result<()> {
+        let count = self.ids.len();
+        if from == to || from.max(to) >= count {
+            let message = format!("expected two below {count}, found {from} and {to}");
+            return Err(Error::option("sequence", message));
+        }
+        self.truncate(to, 0);
+        self.cache.fork(self.base.model.context(), from, to, self.known[from])?;
+        self.ids[to] = self.ids[from].clone();
+        self.known[to] = self.known[from];
+        self.state[to] = self.state[from];
+        let vocab = self.base.model.config().vocab_size;
+        self.logits.copy_within(from * vocab..(from + 1) * vocab, to * vocab);
+        Ok(())
+    }
+
     /// The step that feeds one of `ids` to each sequence next, and what runs it.
     pub(super) fn next_step(&mut self, ids: &[u32]) -> Result<(&mut Executable, Batch, StepTables<'_>)> {
         let ids: Vec<(usize, u32)> = ids.iter().copied().enumerate().collect();

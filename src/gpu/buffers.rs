@@ -128,6 +128,21 @@ impl Context {
         self.queue().submit([encoder.finish()]);
     }
 
+    /// Copies pieces of `bytes` bytes inside of a buffer: from where, and to where.
+    pub fn copy_within(&self, buffer: &Buffer, bytes: u64, pieces: &[(u64, u64)]) -> Result<()> {
+        // No copy may have one buffer for both of its ends.
+        let between = self.buffer("a copy", bytes * pieces.len() as u64, "give up sequences")?;
+        let mut encoder = self.device().create_command_encoder(&Default::default());
+        for (i, (from, _)) in pieces.iter().enumerate() {
+            encoder.copy_buffer_to_buffer(&buffer.raw, *from, &between.raw, i as u64 * bytes, bytes);
+        }
+        for (i, (_, to)) in pieces.iter().enumerate() {
+            encoder.copy_buffer_to_buffer(&between.raw, i as u64 * bytes, &buffer.raw, *to, bytes);
+        }
+        self.queue().submit([encoder.finish()]);
+        self.check()
+    }
+
     /// Writes parts of buffers one after the other without piling them up in host memory.
     pub fn uploader(&self) -> Uploader<'_> {
         Uploader { context: self, waiting: 0 }

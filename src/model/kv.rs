@@ -18,6 +18,8 @@ pub struct KvCache {
     pub values: Vec<Buffer>,
     /// Entries of a page table.
     pub pages: usize,
+    /// Pages that each layer has for a sequence: as many, or fewer that are used in turn.
+    layer_pages: Vec<usize>,
     tables: Vec<Vec<u32>>,
     /// Entries of each table that are in use.
     used: Vec<usize>,
@@ -87,6 +89,7 @@ impl KvCache {
         rings.dedup();
         Ok(Self {
             rings,
+            layer_pages: (0..caches.len()).map(|i| pages_of(graph, i, capacity, slack)).collect(),
             written: vec![0; sequences],
             keys,
             values,
@@ -149,6 +152,27 @@ impl KvCache {
         }
         self.written[sequence] = 0;
         0
+    }
+}
+
+impl KvCache {
+    /// Gives sequence `to`, which is empty, what `from` holds for its first `tokens` positions.
+    pub fn fork(&mut self, context: &Context, from: usize, to: usize, tokens: usize) -> Result<()> {
+        self.reserve(to, tokens)?;
+        self.written[to] = self.written[from];
+        let pages = 0..tokens.div_ceil(PAGE);
+        let tables: Vec<_> = pages.map(|n| [from, to].map(|s| self.tables[s][n] as usize)).collect();
+        for (layer, &own) in self.layer_pages.iter().enumerate() {
+            let rings: Vec<_> = (0..own).map(|n| [from, to].map(|s| s * own + n)).collect();
+            let pairs = if own < self.pages { &rings } else { &tables };
+            for buffer in [&self.keys[layer], &self.values[layer]] {
+                let bytes = buffer.size() / (self.tables.len() * own) as u64;
+                let pieces: Vec<_> =
+                    pairs.iter().map(|pair| (pair[0] as u64 * bytes, pair[1] as u64 * bytes)).collect();
+                context.copy_within(buffer, bytes, &pieces)?;
+            }
+        }
+        Ok(())
     }
 }
 
