@@ -282,6 +282,54 @@ ensure_software_adapter() {
     printf '%s\n' "$installed" >"$MESA_KEPT_FILE"
 }
 
+# --- more software adapters, for tests --------------------------------------------------
+
+# What is only unpacked, not installed, lies here.
+PACKAGES_DIR=$CACHE_DIR/packages
+
+# unpack PACKAGE [SUITE]: fetches a package and unpacks its files below PACKAGES_DIR; nothing is installed.
+unpack() {
+    local folder=$PACKAGES_DIR/$1${2:+-$2}
+    [[ ! -d $folder ]] || return 0
+    have_apt || return 1
+    apt_update_once
+    mkdir -p "$PACKAGES_DIR"
+    # A subshell, so that its trap tidies up whatever way it ends.
+    (
+        download=$(mktemp -d "$PACKAGES_DIR/.download.XXXXXX") || exit 1
+        trap 'rm -rf "$download"' EXIT
+        cd "$download" && quietly apt-get -qq download "$1${2:+/$2}" && dpkg -x ./*.deb files && mv files "$folder"
+    )
+}
+
+# manifest NAME LIBRARY VERSION: writes a Vulkan driver's manifest, and prints where.
+manifest() {
+    local file=$PACKAGES_DIR/$1.json
+    printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "%s"}}\n' "$2" "$3" >"$file"
+    printf '%s\n' "$file"
+}
+
+# OpenGL without a display, on Mesa's software rasteriser.
+ensure_opengl() {
+    have_apt || return 0
+    [[ -n $(installed_version libegl1) && -n $(installed_version libgl1-mesa-dri) ]] ||
+        apt_install libegl1 libgl1-mesa-dri
+}
+
+# Prints the manifest of SwiftShader, which comes with Chromium.
+swiftshader() {
+    unpack chromium-common || return 1
+    manifest swiftshader "$PACKAGES_DIR/chromium-common/usr/lib/chromium/libvk_swiftshader.so" 1.1.0
+}
+
+# Prints the manifest of the software adapter that the distribution itself has, where a newer one is installed.
+stock_mesa() {
+    local suite
+    suite=$(os_release VERSION_CODENAME)
+    unpack mesa-vulkan-drivers "$suite" || return 1
+    manifest stock-mesa "$(ls "$PACKAGES_DIR/mesa-vulkan-drivers-$suite"/usr/lib/*/libvulkan_lvp.so)" 1.1.230
+}
+
 # --- any adapter -----------------------------------------------------------------
 
 # ensure_adapter BINARY: installs the software adapter unless BINARY sees a GPU.

@@ -72,7 +72,7 @@ devices() { wine_run "$programs/wgllama.exe" devices; }
 # The same text as from the native program, if that was built.
 generate() {
     local arguments=(--device cpu --temperature 0 --seed 1 -n 64 'Explain in two sentences why the sky is blue.')
-    wine_run "$programs/wgllama.exe" run "$(windows_path "$MODEL_FILE")" "${arguments[@]}" | tee "$target/text"
+    wine_run "$programs/wgllama.exe" run "$(windows_path "$MODEL_FILE")" "${arguments[@]}" | tee "$target/text" || return 1
     if [[ -x $native ]]; then
         "$native" run "$MODEL_FILE" "${arguments[@]}" 2>/dev/null | diff - "$target/text" || return 1
         echo "the native program writes the same"

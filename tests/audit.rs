@@ -142,3 +142,30 @@ fn a_kernel_without_another_is_an_error() {
         "{error}"
     );
 }
+
+/// Sessions bind some plans late, and try their kernels then: on a cache of their own.
+#[test]
+fn trials_leave_sessions_as_they_are() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(folder.path()).unwrap();
+    let options = session_options(KvFormat::F32, 128, 64);
+    let write = |skip_self_check| {
+        let treat_as = Some(AdapterKind::Discrete);
+        let context =
+            Context::new(&ContextOptions { treat_as, skip_self_check, ..support::device() }).unwrap();
+        let model = load(&context, folder.path());
+        let mut session = model.session(&options).unwrap();
+        (0..70).for_each(|i| session.prefill(&[3 + i]).unwrap());
+        session.prefill(&IDS).unwrap();
+        session.logits().unwrap().to_vec()
+    };
+    assert_eq!(write(false), write(true));
+    // More sequences than positions.
+    let context = Context::new(&support::device()).unwrap();
+    let model = load(&context, folder.path());
+    let mut group = model.group(&session_options(KvFormat::F32, 4, 4), 8).unwrap();
+    group.feed_each(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+}

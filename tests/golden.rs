@@ -157,7 +157,7 @@ fn smollm2_is_near_the_golden_with_activations_of_bytes() {
         session.prefill(&golden.ids(&format!("{name}.ids"))).unwrap();
         let expected = golden.floats(&format!("{name}.last_logits"));
         let found = session.logits().unwrap();
-        assert_close(name, found, &expected, 1.0);
+        assert_close(name, found, &expected, 1.3);
         let top =
             |logits: &[f32]| logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(i, _)| i);
         assert_eq!(top(found), top(&expected));

@@ -9,6 +9,22 @@ use wgllama::model::{Config, architecture};
 use wgllama::plan::{Plan, PlanOptions, WeightLayout, lower};
 use wgllama::{Caps, KvFormat, WeightFormat};
 
+/// Whatever grows with the context is the cache.
+#[test]
+fn scratch_does_not_grow_with_the_context() {
+    let graph = graph(2048, 5632, 32, 4, 32000, false);
+    for (name, caps) in Caps::presets() {
+        for tokens in [1, 8, 512] {
+            let slots = |context| {
+                let options = PlanOptions { context, ..PlanOptions::new(tokens, 1, KvFormat::F16) };
+                plan(&graph, WeightFormat::Q8_0, &caps, &options).slots
+            };
+            // Attention is split among more workgroups up to a number that the adapter sets.
+            assert_eq!(slots(1 << 15), slots(1 << 20), "{name}, {tokens} tokens");
+        }
+    }
+}
+
 /// A model's true widths in two layers.
 fn graph(hidden: usize, wide: usize, heads: usize, kv_heads: usize, vocab: usize, tied: bool) -> Graph {
     let text = format!(

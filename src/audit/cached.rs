@@ -33,8 +33,8 @@ pub fn slack(kv: KvFormat, head: &[f32], i: usize) -> f64 {
     let most = f64::from(block.iter().fold(0.0f32, |most, v| most.max(v.abs())));
     match kv {
         KvFormat::F32 => 0.0,
-        // Drivers may round to either side.
-        KvFormat::F16 => value / 1024.0 + 1e-7,
+        // Drivers may round to either side, and take what is below 2^-14 for zero.
+        KvFormat::F16 => value / 1024.0 + 6.2e-5,
         // Half a step, and the rounding of the scale.
         KvFormat::Q8_0 => most / 127.0 * 0.7 + most / 1024.0,
         // The far end of the range has a step less.

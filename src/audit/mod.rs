@@ -67,6 +67,9 @@ impl Findings {
 
     /// Adds a result that some variants computed together.
     fn note(&mut self, variants: &[Variant], values: usize, worst: f64) {
+        if values == 0 {
+            return;
+        }
         for variant in variants {
             let all = self.0.entry(variant.kernel().name).or_default();
             all.variants.insert(variant.to_string());
@@ -107,6 +110,8 @@ pub struct Audit<'a> {
     /// Inputs of nodes whose results another node puts together.
     split: HashMap<usize, Vec<Stored>>,
     findings: Findings,
+    /// Whether results are no numbers before they are computed.
+    poison: bool,
 }
 
 impl<'a> Audit<'a> {
@@ -121,7 +126,18 @@ impl<'a> Audit<'a> {
     ) -> Self {
         let (context, batch, findings) = (context.clone(), batch.clone(), Findings::default());
         let random = ChaCha8Rng::seed_from_u64(0);
-        Self { context, run, layouts, batch, tables, effort, random, split: HashMap::new(), findings }
+        Self {
+            context,
+            run,
+            layouts,
+            batch,
+            tables,
+            effort,
+            random,
+            split: HashMap::new(),
+            findings,
+            poison: false,
+        }
     }
 
     /// Runs the step and compares the results of all of its launches. The first that differs by more than
@@ -137,6 +153,7 @@ impl<'a> Audit<'a> {
     /// Tries the variants of the plan that are not among `tried` on random inputs, and adds them. Activations
     /// and the first pages of the cache are overwritten.
     pub async fn trial(mut self, tried: &mut HashSet<Variant>) -> Result<Findings> {
+        self.poison = true;
         let all = nodes(self.run.plan());
         for (at, (node, launches)) in all.iter().enumerate() {
             let split = self.is_split(*node);
@@ -173,9 +190,11 @@ impl<'a> Audit<'a> {
         let last = plan.graph.nodes.len() - 1;
         self.run.set_step(&self.batch, self.tables)?;
         self.fill(last)?;
-        let logits = self.result(last).await?;
-        let logits = logits.row(0)[..width].iter().enumerate();
-        let expected = logits.max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id as u32);
+        // No other is as large.
+        let mut logits = self.result(last).await?.values;
+        let expected = self.random.next_u32() % width as u32;
+        logits[expected as usize] = 2.0;
+        self.context.write_view(self.output(last)?, bytemuck::cast_slice(&logits));
         for (flags, top_k) in [(0, 0), (Choice::CHANCE, 1)] {
             let choice = Choice { flags, top_k, ..Choice::GREEDY };
             self.context.write_view(self.view(Resource::Choices)?, bytemuck::bytes_of(&choice));
@@ -196,6 +215,11 @@ impl<'a> Audit<'a> {
         let inputs = self.inputs(node).await?;
         let in_place = self.run.plan().graph.nodes[node].op.adds_in_place();
         let before = if in_place { Some(self.result(node).await?) } else { None };
+        if self.poison && !in_place {
+            let (rows, pitch) = self.extent(node);
+            let none = vec![f32::NAN; rows * pitch];
+            self.context.write_view(self.output(node)?, bytemuck::cast_slice(&none));
+        }
         self.run.run_launches(launches.clone(), &self.batch)?;
         if self.is_split(node) {
             self.split.insert(node, inputs);

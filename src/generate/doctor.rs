@@ -117,18 +117,21 @@ impl Case {
 
     /// A prompt in steps of several sizes, a few tokens, and sequences that step together.
     fn run(&self, model: &Model) -> Result<Findings> {
-        let ids: Vec<u32> = (0..90).map(|i| (i * 31 + 5) % 300).collect();
+        // Beyond a window, and beyond the pages that its layer has for it.
+        let windows = (0..model.graph().caches.len()).any(|layer| model.graph().window(layer).is_some());
+        let length = if windows { 330 } else { 90 };
+        let ids: Vec<u32> = (0..length).map(|i| (i * 31 + 5) % 300).collect();
         let mut findings = Findings::default();
         for chunk in [90, 7] {
             let options = SessionOptions {
-                context: Some(128),
+                context: Some(512),
                 kv: self.kv,
                 activations: self.activations,
                 chunk: Some(chunk),
                 check: true,
                 ..SessionOptions::default()
             };
-            let ids = &ids[..chunk];
+            let ids = if chunk == 90 { &ids[..] } else { &ids[..chunk] };
             let mut session = model.session(&options)?;
             let sampling = Sampling::default().temperature(0.8).max_tokens(3);
             session.generate_ids(ids, &sampling)?.try_for_each(|piece| piece.map(|_| ()))?;
@@ -144,7 +147,8 @@ impl Case {
     }
 }
 
-/// Compares every kernel, in the variants that suit the adapter, with the CPU; `hear` is told which model is
+/// Compares every kernel, in the variants that such models get on the adapter, with the CPU, each up to its first
+/// failure; `hear` is told which model is
 /// next, its place, and how many there are. The context should skip the self-check, which would hide what is wrong.
 pub fn examine(context: &Context, hear: &dyn Fn(&str, usize, usize)) -> Diagnosis {
     let cases = cases();

@@ -38,6 +38,8 @@ pub struct Group {
     logits: Vec<f32>,
     /// What there is of each.
     state: Vec<State>,
+    /// Logits as they come from the device.
+    read: Vec<f32>,
     /// What was compared with the CPU.
     findings: Findings,
 }
@@ -65,6 +67,7 @@ impl Model {
             known,
             logits,
             state,
+            read: Vec::new(),
             findings: Findings::default(),
         })
     }
@@ -158,10 +161,10 @@ impl Group {
         let tables = StepTables(self.cache.tables());
         self.base.compare(&mut self.decode, &batch, tables, &mut self.findings)?;
         self.decode.run(&batch, tables)?;
-        let mut logits = Vec::new();
-        pollster::block_on(self.decode.read_logits(ids.len(), &mut logits))?;
+        let mut read = std::mem::take(&mut self.read);
+        pollster::block_on(self.decode.read_logits(ids.len(), &mut read))?;
         let vocab = self.base.model.config().vocab_size;
-        for ((sequence, id), row) in ids.iter().zip(logits.chunks_exact(vocab)) {
+        for ((sequence, id), row) in ids.iter().zip(read.chunks_exact(vocab)) {
             let fed = &mut self.ids[*sequence];
             match numbers(row, fed.len()) {
                 Ok(()) => {
@@ -177,6 +180,7 @@ impl Group {
                 }
             }
         }
+        self.read = read;
         Ok(())
     }
 

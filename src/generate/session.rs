@@ -11,8 +11,8 @@ use crate::generate::{Sampler, Sampling, TokenStream};
 use crate::gpu::{Buffer, Buffers, Choices, Executable, Feed, StepTables};
 use crate::graph::Batch;
 use crate::kernels::sample::Choice;
-use crate::kernels::{Variant, tuning};
-use crate::model::{Config, KvCache, Model};
+use crate::kernels::{PAGE, Variant, tuning};
+use crate::model::{Config, KvCache, Model, kv};
 use crate::plan::{Plan, PlanOptions, lower};
 use crate::tokenizer::Specials;
 
@@ -175,14 +175,19 @@ impl Base {
         loop {
             let plan = self.plan(max_tokens, max_outputs, keep)?;
             let variants: Vec<Variant> = plan.launches.iter().map(|l| l.dispatch.variant).collect();
-            let error = match self.bind(plan, cache, choices).and_then(|run| self.tried(run, cache)) {
+            let outcome = self.try_out(&plan, cache.pages).and_then(|()| self.bind(plan, cache, choices));
+            let error = match outcome {
                 Ok(run) => return Ok(run),
                 Err(error) => error,
             };
             let (Error::Pipeline { variant, .. } | Error::WrongResult { variant, .. }) = &error else {
                 return Err(error);
             };
-            let blamed = variants.iter().filter(|v| variant.contains(&v.to_string()));
+            if context.options().skip_self_check {
+                return Err(error);
+            }
+            let named: Vec<&str> = variant.split(" + ").collect();
+            let blamed = variants.iter().filter(|v| named.contains(&v.to_string().as_str()));
             let blamed = blamed.max_by_key(|v| (v.needs_coop(), v.needs_subgroup()));
             match blamed.and_then(|variant| tuning::without(context.caps(), &context.trusted(), variant)) {
                 Some(caps) => context.distrust(caps, &error),
@@ -191,26 +196,32 @@ impl Base {
         }
     }
 
-    /// Compares with the CPU what no session has relied on yet.
-    fn tried(&self, mut run: Executable, cache: &KvCache) -> Result<Executable> {
+    /// Compares with the CPU what no session has relied on yet, on a cache of its own.
+    fn try_out(&self, plan: &Plan, pages: usize) -> Result<()> {
         let context = self.model.context();
-        if context.options().skip_self_check {
-            return Ok(run);
-        }
         let begun = Instant::now();
         let mut tried = context.tried();
         let before = tried.len();
-        if run.plan().launches.iter().all(|l| tried.contains(&l.dispatch.variant)) {
-            return Ok(run);
+        let known = plan.launches.iter().all(|l| tried.contains(&l.dispatch.variant));
+        if known || context.options().skip_self_check {
+            return Ok(());
         }
-        let options = &run.plan().options;
-        let tokens = options.max_tokens.min(TRIAL_TOKENS);
+        let options = &plan.options;
+        let tokens = options.max_tokens.min(TRIAL_TOKENS).min(self.context);
         let start = audit::TRIAL_START.min(self.context - tokens);
         let vocab = self.model.config().vocab_size;
         let ids: Vec<u32> = (0..tokens).map(|i| (i * vocab / tokens) as u32).collect();
         let mut batch = Batch::sequence(&ids, start, 0);
         batch.outputs = (0..tokens as u32).rev().take(options.max_outputs).collect();
-        let tables = [(0..cache.pages as u32).collect()];
+        let tables = [(0..pages as u32).collect()];
+        let seen = (audit::TRIAL_START + TRIAL_TOKENS).div_ceil(PAGE);
+        let [keys, values] = kv::some_pages(context, self.model.graph(), self.kv, seen)?;
+        let choices = match options.choose {
+            true => Some(Choices::new(context, 1, vocab, 1)?),
+            false => None,
+        };
+        let buffers = Buffers { keys: &keys, values: &values, choices: choices.as_ref(), ..self.buffers() };
+        let mut run = Executable::bind(context, plan.clone(), buffers, 1, pages)?;
         let layouts = &self.model.weights().layouts;
         let audit = Audit::new(context, &mut run, layouts, &batch, StepTables(&tables), Effort::TRIAL);
         let findings = pollster::block_on(audit.trial(&mut tried))?;
@@ -221,7 +232,20 @@ impl Base {
             findings.summary().0
         );
         context.add_tried(tried);
-        Ok(run)
+        Ok(())
+    }
+
+    /// What plans refer to, without any cache.
+    fn buffers(&self) -> Buffers<'_> {
+        let weights = self.model.weights();
+        Buffers {
+            weights: &weights.matrices,
+            vectors: &weights.vectors,
+            ropes: &self.ropes,
+            keys: &[],
+            values: &[],
+            choices: None,
+        }
     }
 
     /// Compares the launches of a step with the CPU, where that is asked for.
@@ -241,15 +265,7 @@ impl Base {
     }
 
     fn bind(&self, plan: Plan, cache: &KvCache, choices: Option<&Choices>) -> Result<Executable> {
-        let weights = self.model.weights();
-        let buffers = Buffers {
-            weights: &weights.matrices,
-            vectors: &weights.vectors,
-            ropes: &self.ropes,
-            keys: &cache.keys,
-            values: &cache.values,
-            choices,
-        };
+        let buffers = Buffers { keys: &cache.keys, values: &cache.values, choices, ..self.buffers() };
         Executable::bind(self.model.context(), plan, buffers, cache.tables().len(), cache.pages)
     }
 

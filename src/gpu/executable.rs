@@ -299,14 +299,16 @@ impl Executable {
     /// How many of the first tokens of `batch` to feed in one step, so that no launch keeps the device busy
     /// for too long.
     pub fn fitting(&self, batch: &Batch) -> usize {
-        let mut part = Batch { tokens: batch.tokens.clone(), outputs: vec![0] };
+        let mut part = batch.clone();
         while part.tokens.len() > FEWEST {
             let launches = 0..self.plan.choosing;
             let longest = launches.map(|i| self.expected(i, &part).seconds).fold(0.0, f64::max);
             if longest <= self.context.pace().aim() {
                 break;
             }
-            part.tokens.truncate(part.tokens.len().div_ceil(2));
+            let half = part.tokens.len().div_ceil(2);
+            part.tokens.truncate(half);
+            part.outputs.retain(|output| (*output as usize) < half);
         }
         part.tokens.len()
     }

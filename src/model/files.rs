@@ -338,7 +338,8 @@ fn check_extent(config: &Config, source: &dyn TensorSource, path: &Path) -> Resu
         let found = names.len();
         return Err(problem(format!("the configuration asks for at least {tensors} tensors, found {found}")));
     }
-    let stored = |name: &str| source.describe(name).map_or(0, |(_, shape)| shape.iter().product());
+    // Tensors of unknown formats, of which an error tells more, count as all that is wanted.
+    let stored = |name: &str| source.describe(name).map_or(weights, |(_, shape)| shape.iter().product());
     let found = names.into_iter().map(stored).fold(0usize, usize::saturating_add);
     if weights > found.max(FEW) {
         return Err(problem(format!(

@@ -155,6 +155,14 @@ impl KvCache {
     }
 }
 
+/// Keys and values of `pages` pages for each layer, for running a plan on its first positions.
+pub fn some_pages(context: &Context, graph: &Graph, kv: KvFormat, pages: usize) -> Result<[Vec<Buffer>; 2]> {
+    let layer =
+        |heads: &Heads| context.buffer("a trial's cache", (pages * PAGE) as u64 * row_bytes(*heads, kv), "");
+    let all = || graph.caches.iter().map(layer).collect::<Result<Vec<_>>>();
+    Ok([all()?, all()?])
+}
+
 impl KvCache {
     /// Gives sequence `to`, which is empty, what `from` holds for its first `tokens` positions.
     pub fn fork(&mut self, context: &Context, from: usize, to: usize, tokens: usize) -> Result<()> {

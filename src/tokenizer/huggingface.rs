@@ -291,9 +291,11 @@ fn check_size(path: &Path, value: &Value, what: &str) -> Result<()> {
         if kind_of(entry) == Some("Replace")
             && let Some(content) = entry.get("content").and_then(Value::as_str)
         {
-            // A pattern that matches nothing at all puts its content beside every character.
-            let added =
-                if entry.pointer("/pattern/Regex").is_some() { content.len() + 1 } else { content.len() };
+            let added = match entry.pointer("/pattern/String").and_then(Value::as_str) {
+                Some(pattern) => content.len().div_ceil(pattern.len().max(1)),
+                // A pattern that matches nothing at all puts its content beside every character.
+                None => content.len() + 1,
+            };
             growth = growth.saturating_mul(added.max(1));
         }
     }

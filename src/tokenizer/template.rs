@@ -201,13 +201,14 @@ fn prepared(source: &str) -> String {
             "generation" => inner.replacen("generation", "if true", 1),
             "endgeneration" => inner.replacen("endgeneration", "endif", 1),
             set if set.starts_with("set") => match inner.split_once('=') {
-                Some((target, value)) => {
+                // Of a block with a filter, a sign of equality may stand in a string.
+                Some((target, value)) if !target.contains(['"', '\'', '|']) => {
                     let filter = if target.contains(['.', '[']) { BOUNDED_ATTRIBUTE } else { BOUNDED };
                     let sign = value.len() - value.trim_end_matches(['-', '+']).len();
                     let (value, sign) = value.split_at(value.len() - sign);
                     format!("{target}=({value})|{filter} {sign}")
                 }
-                None => continue,
+                _ => continue,
             },
             _ => continue,
         };
