@@ -21,6 +21,8 @@ fn prompt(model: &Model, golden: &Golden, name: &str, kv: KvFormat, tolerance: f
     let expected = golden.ids(&format!("{name}.greedy64"));
     let found = greedy(&mut session, &ids, expected.len());
     assert_greedy(&what, &found, &expected, &golden.floats(&format!("{name}.greedy64_margin")), margin);
+    // No kernel had to be given up on the way.
+    assert_eq!(model.context().losses(), [""; 0]);
 }
 
 fn stories(path: &str) {
@@ -315,6 +317,7 @@ fn family(path: &Path, gpu: &wgllama::Context) {
     session.truncate(0);
     let greedy = greedy(&mut session, &ids, 16);
     assert_eq!(greedy, golden.ids("greedy"), "{}", path.display());
+    assert_eq!(model.context().losses(), [""; 0]);
 }
 
 /// Files of one tiny Llama, some of them mixtures of formats.

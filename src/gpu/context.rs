@@ -87,6 +87,15 @@ struct Trust {
     losses: Vec<String>,
 }
 
+impl Faults {
+    /// What a variant's shader is instead.
+    pub(super) fn source(&self, variant: &str) -> Option<&'static str> {
+        let named = |part: &Option<String>| part.as_ref().is_some_and(|part| variant.contains(part.as_str()));
+        let idle = named(&self.idle).then_some("@compute @workgroup_size(1) fn main() {}");
+        idle.or_else(|| named(&self.refused).then_some("refused"))
+    }
+}
+
 /// A lock that a panic elsewhere does not take away: what it guards is whole at all times.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

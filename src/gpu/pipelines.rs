@@ -95,12 +95,8 @@ impl Context {
         let decl = variant.kernel();
         let mut linked = link(variant);
         let label = variant.to_string();
-        let faults = &self.options().faults;
-        let named = |part: &Option<String>| part.as_ref().is_some_and(|part| label.contains(part.as_str()));
-        if named(&faults.idle) {
-            linked.source = "@compute @workgroup_size(1) fn main() {}".to_string();
-        } else if named(&faults.refused) {
-            linked.source = "refused".to_string();
+        if let Some(source) = self.options().faults.source(&label) {
+            linked.source = source.to_string();
         }
         let device = self.device();
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
