@@ -206,7 +206,6 @@ impl Context {
         });
         // Natively nothing happens unless the device is polled; in a browser it polls itself.
         self.wait()?;
-        while self.retire(false)? {}
         let mapped = poll_fn(|task| {
             let mut answer = lock(&answer);
             match answer.0.take() {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::gpu::buffers::Buffer;
 use crate::gpu::context::{Context, lock};
+use crate::gpu::pace::Submission;
 use crate::kernels::sample::Choice;
 
 /// A sequence's choice as `sample` leaves it: a token's record of the next step.
@@ -18,7 +19,7 @@ type Answer = Arc<Mutex<Option<Result<(), wgpu::BufferAsyncError>>>>;
 struct Slot {
     staging: Buffer,
     rows: usize,
-    submission: Option<wgpu::SubmissionIndex>,
+    submission: Option<Submission>,
     answer: Answer,
 }
 
@@ -94,7 +95,7 @@ impl Choices {
     }
 
     /// Asks for what was copied in `submission`.
-    pub(super) fn submitted(&mut self, rows: usize, submission: wgpu::SubmissionIndex) {
+    pub(super) fn submitted(&mut self, rows: usize, submission: Submission) {
         let at = (self.oldest + self.waiting) % self.ring.len();
         let slot = &mut self.ring[at];
         (slot.rows, slot.submission) = (rows, Some(submission));
@@ -118,11 +119,11 @@ impl Choices {
         self.oldest = (at + 1) % self.ring.len();
         self.waiting -= 1;
         let slot = &mut self.ring[at];
-        let wait = wgpu::PollType::Wait { submission_index: slot.submission.take(), timeout: None };
         let context = &self.context;
         let failed = |error: &dyn std::fmt::Display| context.failed("reading the chosen ids", error);
-        context.device().poll(wait).map_err(|e| failed(&e))?;
-        while context.retire(false)? {}
+        if let Some(submission) = slot.submission.take() {
+            context.wait_for(&submission)?;
+        }
         context.check()?;
         match lock(&slot.answer).take() {
             Some(result) => result.map_err(|e| failed(&e))?,

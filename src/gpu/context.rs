@@ -289,6 +289,7 @@ impl Context {
         self.device()
             .poll(wgpu::PollType::wait_indefinitely())
             .map_err(|e| self.failed("waiting for the device", &e))?;
+        self.idle();
         self.check()
     }
 

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::buffers::Buffer;
 use crate::gpu::choices::Choices;
 use crate::gpu::context::Context;
-use crate::gpu::pace::Expected;
+use crate::gpu::pace::{Expected, Submission};
 use crate::gpu::pipelines::Pipeline;
 use crate::graph::Batch;
 use crate::kernels::{Grid, PAGE, Rows};
@@ -253,7 +253,7 @@ impl Executable {
         launches: usize,
         before: impl Fn(&mut wgpu::CommandEncoder),
         after: impl Fn(&mut wgpu::CommandEncoder),
-    ) -> Result<Option<wgpu::SubmissionIndex>> {
+    ) -> Result<Option<Submission>> {
         let mut submission = None;
         let mut next = 0;
         while next < launches {

@@ -81,10 +81,19 @@ pub struct Submits {
 #[derive(Default)]
 struct State {
     /// Submits that the device may still be busy with, and the seconds that each is expected to take.
-    under_way: VecDeque<(wgpu::SubmissionIndex, f64)>,
+    under_way: VecDeque<(Submission, f64)>,
+    /// Submits so far.
+    count: usize,
     /// Submits since one was measured.
     unmeasured: usize,
     submits: Submits,
+}
+
+/// A submit that can be waited for.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    index: wgpu::SubmissionIndex,
+    number: usize,
 }
 
 /// What is under way on a device, and for how long it may be.
@@ -148,29 +157,38 @@ impl Context {
         commands: wgpu::CommandBuffer,
         pipelines: &[Arc<Pipeline>],
         expected: Expected,
-    ) -> Result<wgpu::SubmissionIndex> {
+    ) -> Result<Submission> {
         let pace = self.pace();
         let measures = pace.measures(expected);
         let most = if measures { 0.0 } else { pace.bound };
-        while self.queued() > most && self.retire(true)? {}
+        while let Some(oldest) = self.oldest_beyond(most) {
+            self.wait_for(&oldest)?;
+        }
         let begun = Instant::now();
         let index = self.queue().submit([commands]);
+        let number = {
+            let mut state = lock(&pace.state);
+            state.count += 1;
+            state.count
+        };
+        let submission = Submission { index, number };
         if measures {
-            self.done(&index, None)?;
+            self.wait_for(&submission)?;
             let seconds = begun.elapsed().as_secs_f64();
             log::trace!("{} launches took {seconds:.6} s of {:.6}", pipelines.len(), expected.seconds);
             let (submit, ratio) = (pace.note(seconds), seconds / expected.seconds.max(1e-9));
             pipelines.iter().for_each(|pipeline| pipeline.speed.learn(submit, ratio, seconds < SHORT));
         } else {
-            lock(&pace.state).under_way.push_back((index.clone(), expected.seconds));
-            while self.retire(false)? {}
+            lock(&pace.state).under_way.push_back((submission.clone(), expected.seconds));
         }
-        Ok(index)
+        Ok(submission)
     }
 
-    /// Seconds of work that the device was given and is not known to have done.
-    fn queued(&self) -> f64 {
-        lock(&self.pace().state).under_way.iter().map(|(_, seconds)| seconds).sum()
+    /// The oldest submit that is under way, if all together are expected to take more than `most` seconds.
+    fn oldest_beyond(&self, most: f64) -> Option<Submission> {
+        let state = lock(&self.pace().state);
+        let queued: f64 = state.under_way.iter().map(|(_, seconds)| seconds).sum();
+        state.under_way.front().filter(|_| queued > most).map(|(submission, _)| submission.clone())
     }
 
     /// What measured submits took so far.
@@ -178,23 +196,19 @@ impl Context {
         lock(&self.pace().state).submits
     }
 
-    /// Forgets the oldest submit if it is done, or waits for it. Answers whether it was forgotten.
-    pub(super) fn retire(&self, wait: bool) -> Result<bool> {
-        let state = &self.pace().state;
-        let Some((index, seconds)) = lock(state).under_way.pop_front() else { return Ok(false) };
-        let done = self.done(&index, if wait { None } else { Some(Duration::ZERO) })?;
-        if !done {
-            lock(state).under_way.push_front((index, seconds));
-        }
-        Ok(done)
+    /// Waits until the device is done with a submit, and so with all before it.
+    ///
+    /// There is no look without waiting: wgpu-core (30.0.2) panics where one thread looks while another waits.
+    pub(super) fn wait_for(&self, submission: &Submission) -> Result<()> {
+        let index = Some(submission.index.clone());
+        let waited = self.device().poll(wgpu::PollType::Wait { submission_index: index, timeout: None });
+        waited.map_err(|e| self.failed("waiting for the device", &e))?;
+        lock(&self.pace().state).under_way.retain(|(other, _)| other.number > submission.number);
+        Ok(())
     }
 
-    /// Whether the device is done with a submit, after waiting for so long, or until it is.
-    fn done(&self, index: &wgpu::SubmissionIndex, timeout: Option<Duration>) -> Result<bool> {
-        match self.device().poll(wgpu::PollType::Wait { submission_index: Some(index.clone()), timeout }) {
-            Ok(_) => Ok(true),
-            Err(wgpu::PollError::Timeout) => Ok(false),
-            Err(error) => Err(self.failed("waiting for the device", &error)),
-        }
+    /// Takes note that the device is done with all that it was given.
+    pub(super) fn idle(&self) {
+        lock(&self.pace().state).under_way.clear();
     }
 }
