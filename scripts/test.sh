@@ -55,7 +55,7 @@ step 'cargo test' cargo test
 # launch, so that there only the shortest are run.
 golden_on() {
     local variables=()
-    while [[ $1 == *=* ]]; do
+    while [[ ${1:-} == *=* ]]; do
         variables+=("$1")
         shift
     done
