@@ -9,6 +9,7 @@ use crate::graph::reference::{activated, head_norm, layer_norm, rms_norm, route}
 use crate::graph::{HeadNorm, Heads, Op, Out, RopeId, Scores, Spans, VectorId, WeightId};
 use crate::kernels::{PAGE, Variant, pack};
 use crate::plan::Resource;
+use crate::plan::fuse::Linear;
 use crate::shape::{GROUP, ROPE_FINE, Rows, padded, stored_head_dim};
 
 /// A value, and how far off it may be.
@@ -233,12 +234,8 @@ impl Audit<'_> {
                 let Op::AttentionSplit { layer, .. } = split.op else { return Ok(()) };
                 samples = self.attention(layer, heads, scores, &inputs[0], &picked).await?;
             }
-            Op::Linear { weight, bias } => {
-                let linear = Linear { weight, bias, norm: None, out: Out::Store };
-                samples = self.linear(id, linear, inputs, before, &picked).await?;
-            }
-            Op::FusedLinear { weight, bias, norm, out } => {
-                let linear = Linear { weight, bias, norm, out };
+            Op::Linear { .. } | Op::FusedLinear { .. } => {
+                let Some(linear) = Linear::of(&node) else { return Ok(()) };
                 samples = self.linear(id, linear, inputs, before, &picked).await?;
             }
             Op::ExpertLinear { weight, norm, out } => {
@@ -597,15 +594,6 @@ impl Audit<'_> {
         }
         Ok(samples)
     }
-}
-
-/// A product with what fusion has joined to it.
-#[derive(Clone, Copy)]
-struct Linear {
-    weight: WeightId,
-    bias: Option<VectorId>,
-    norm: Option<(VectorId, f32)>,
-    out: Out,
 }
 
 /// q, k and v with the heads of q and k normalised.

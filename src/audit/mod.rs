@@ -281,22 +281,18 @@ impl<'a> Audit<'a> {
 
     /// Fills the inputs of a node with random values, except for what it finds its way by.
     fn prepare(&mut self, node: usize, all: &[(usize, Range<usize>)]) -> Result<()> {
-        let graph = self.run.plan().graph.clone();
-        for (place, input) in graph.nodes[node].inputs.iter().enumerate() {
-            let made = &graph.nodes[input.0].op;
-            match (&graph.nodes[node].op, made) {
-                (_, Op::Route { .. }) => {
-                    self.prepare(input.0, all)?;
-                    self.launches(input.0, all)?;
-                }
-                (Op::Attention { .. } | Op::AttentionSplit { .. }, _) if place == 0 => {
+        let in_place = self.run.plan().graph.nodes[node].op.adds_in_place();
+        for input in self.run.plan().graph.nodes[node].inputs.clone() {
+            match self.run.plan().graph.nodes[input.0].op {
+                // Experts are numbers that a route writes, and what is attended to is in the cache.
+                Op::Route { .. } | Op::RopeKv { .. } => {
                     self.prepare(input.0, all)?;
                     self.launches(input.0, all)?;
                 }
                 _ => self.fill(input.0)?,
             }
         }
-        if graph.nodes[node].op.adds_in_place() {
+        if in_place {
             self.fill(node)?;
         }
         Ok(())

@@ -61,15 +61,15 @@ pub fn fuse(graph: &Graph, target: &Target<'_>) -> Graph {
 
 /// A linear, plain or fused before.
 #[derive(Clone, Copy)]
-struct Linear {
-    weight: WeightId,
-    bias: Option<VectorId>,
-    norm: Option<(VectorId, f32)>,
-    out: Out,
+pub(crate) struct Linear {
+    pub weight: WeightId,
+    pub bias: Option<VectorId>,
+    pub norm: Option<(VectorId, f32)>,
+    pub out: Out,
 }
 
 impl Linear {
-    fn of(node: &Node) -> Option<Self> {
+    pub fn of(node: &Node) -> Option<Self> {
         match node.op {
             Op::Linear { weight, bias } => Some(Self { weight, bias, norm: None, out: Out::Store }),
             Op::FusedLinear { weight, bias, norm, out } => Some(Self { weight, bias, norm, out }),
