@@ -1,7 +1,7 @@
 // y[t, :] = scale E[id_t, :]
 //
 // Grid   flat over n_tokens x k / 32: one invocation per group of 32 weights.
-// Links  step, lane_thread, weight_*, bytes_*, order_*
+// Links  step, lane_thread, weight_*, bytes_*, lookup_*, order_*
 //
 // A table that exceeds one binding is split by rows into shards, each with a launch of its
 // own; a token's row is written by the launch whose shard holds it.

@@ -2,7 +2,7 @@
 //
 // Grid   (tiles of TILE rows, as often as the columns are split; 2-D beyond the limit of one
 //        dimension; tiles of TILE tokens in z).
-// Links  step, rows_*, lane_tile, weight_*, bytes_*, order_rows, x_storage, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_tile, weight_*, bytes_*, lookup_*, order_rows, x_storage, out_*, bias_*, matrix_*
 //
 // SIDE by SIDE invocations share a tile of tokens and rows, each with FRAG x FRAG sums in
 // registers. Half a group of columns at a time is brought to workgroup memory, where a weight,

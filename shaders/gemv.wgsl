@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_*, weight_*, bytes_*, four_rows, order_rows, x_*, norm_*, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_*, weight_*, bytes_*, lookup_*, four_rows, order_rows, x_*, norm_*, out_*, bias_*, matrix_*
 //
 // A team holds ROWS x COLS sums (ROWS is a multiple of four), so that each activation serves
 // ROWS rows and each weight, decoded once, serves COLS tokens. With one column the blocks of

@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (subgroups of ROWS rows a lane, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, order_bundles, x_storage, norm_*, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, lookup_*, order_bundles, x_storage, norm_*, out_*, bias_*, matrix_*
 //
 // For adapters whose subgroups are the vector registers of a CPU. There a load costs for each
 // lane, also where all lanes load the same: so the lanes share the loads of x, each takes a

@@ -2,7 +2,8 @@
 //
 // Grid   (teams of four rows, 2-D beyond the limit of one dimension, tokens in z).
 //        SPAN is the most lanes that a team may have; WG divides eight times as many.
-// Links  step, rows_*, lane_teams, weight_*, bytes_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_teams, weight_*, bytes_*, lookup_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*,
+//        matrix_*
 //
 // As `gemv` with one column, for GPUs. Lanes take a group of 32 columns each, so that weights
 // are read side by side; the activations of neighbouring lanes then lie 128 bytes apart, which
@@ -35,6 +36,7 @@ var<workgroup> staged: array<vec4<f32>, SPAN * PITCH>;
 var<workgroup> partial: array<f32, WG>;  // sums of squares, by team
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
+    start_lookup(lane.index);
     let quads = p.groups * 8u;
     let layer = layer_of(group.z, 1u);
     if (layer.start >= layer.end) {
@@ -66,10 +68,10 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 }
             }
             workgroupBarrier();
-            if (g < p.groups) {
+            if (comes_along(g)) {
                 var v: array<vec4<f32>, 8>;
                 for (var i = 0u; i < 8u; i++) {
-                    v[i] = staged[lane.index * PITCH + i];
+                    v[i] = own(staged[lane.index * PITCH + i], g);
                 }
                 sums = four_rows(&blocks, &v, sums);
             }

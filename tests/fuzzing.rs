@@ -194,7 +194,7 @@ fn large_files_keep_the_bounds() {
         [string(&format!("{i:x}")), place].concat()
     };
     let scalars: Vec<u8> = (0..20_000).flat_map(scalars).chain(vec![0; 20_001 * 32]).collect();
-    let cases: [(&str, Vec<u8>); 17] = [
+    let cases: [(&str, Vec<u8>); 26] = [
         ("safetensors", header(format!("{{{}}}", list(&tensor, 20_000)))),
         (
             "safetensors",
@@ -251,6 +251,23 @@ fn large_files_keep_the_bounds() {
             .into(),
         ),
         ("template", "{{ 1 }}".repeat(37_000).into()),
+        // Lists that are not there until somebody makes text of them, or of what they hold.
+        ("template", "{{ [1] * 1 * 100000000 }}".into()),
+        ("template", "{{ [1] * 100000000000 }}".into()),
+        ("template", "{{ '' ~ [1] * 100000000000 }}".into()),
+        ("template", "{{ ([1] * 100000000000) | upper }}".into()),
+        ("template", "{{ '%s' | format([1] * 100000000000) }}".into()),
+        ("template", "{{ ''.join([[1] * 100000000000]) }}".into()),
+        ("template", "{{ raise_exception([1] * 100000000000) }}".into()),
+        (
+            "template",
+            format!("{{% set s = 'x' * 9000000 %}}{{{{ [{}] | upper }}}}", "s,".repeat(1000)).into(),
+        ),
+        (
+            "template",
+            "{% macro m(a, n) %}{{ m(a + a, n - 1) if n > 0 else '' ~ a }}{% endmacro %}{{ m([1], 60) }}"
+                .into(),
+        ),
         (
             "folder",
             [

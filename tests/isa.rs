@@ -113,8 +113,8 @@ fn is_gemv(variant: &Variant) -> bool {
 }
 
 /// Whether bytes become floats as NVIDIA's GPUs like it.
-fn shifts(variant: &Variant) -> bool {
-    variant.parts().any(|p| p == Part::BytesShift)
+fn masks(variant: &Variant) -> bool {
+    variant.parts().any(|p| p == Part::BytesMask)
 }
 
 fn normalises(variant: &Variant) -> bool {
@@ -236,7 +236,7 @@ fn is_looked_up(format: WeightFormat) -> bool {
 /// half an operation is for the norm and the addresses. With products of four bytes a norm shows: its squares and
 /// gains alone are a quarter of an operation, and Q4_0 misses 1.5 by less than that.
 fn limit(variant: &Variant) -> Option<f64> {
-    if shifts(variant) {
+    if masks(variant) {
         return None;
     }
     let one = is_gemv(variant) && variant.number("COLS").unwrap_or(1) == 1;
@@ -276,7 +276,7 @@ fn a_weight_of_a_mat_vec_costs_few_instructions() {
 fn columns_of_a_mat_vec_share_what_a_weight_costs() {
     hold(|read| {
         let cols =
-            read.variant.number("COLS").filter(|cols| (2..8).contains(cols) && !shifts(&read.variant))?;
+            read.variant.number("COLS").filter(|cols| (2..8).contains(cols) && !masks(&read.variant))?;
         let Some(found) = read.per_weight() else {
             return Some(format!("the inner loop loads {:?}", read.inner.loads));
         };

@@ -382,8 +382,8 @@ fn gemv_of_staged_activations_equals_the_reference() {
             // One team, and as many as there are on GPUs.
             let (_, most) = caps.subgroup.unwrap();
             for wg in [most, 4 * most] {
-                // By shifts, which most adapters do not get, where one team is enough.
-                let bytes = if wg == most { Part::BytesShift } else { tuning::bytes(caps) };
+                // By masks, which most adapters do not get, where one team is enough.
+                let bytes = if wg == most { Part::BytesMask } else { tuning::bytes(caps) };
                 let dispatch = |p: &Gemv| gemv_staged::dispatch(&Gemv { bytes, ..*p }, wg, caps);
                 let plan = with_dispatch(&rig, caps, 1, bias, dispatch);
                 let batch = batch(1, 11, i as u64 + 1);

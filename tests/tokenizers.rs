@@ -572,16 +572,16 @@ fn templates_are_bounded() {
     }
 }
 
-/// A thousand messages of ten thousand characters need less than a quarter of what a template may take.
+/// A thousand messages of ten thousand characters need less than a third of what a template may take.
 #[test]
 fn long_chats_stay_far_below_the_bounds() {
-    let chat: Vec<Message> = (0..4000)
+    let chat: Vec<Message> = (0..3000)
         .map(|i| Message::new(["user", "assistant"][i % 2], "All work and no play. ".repeat(450)))
         .collect();
     for (name, _) in wgllama::tokenizer::TEMPLATES {
         let tokenizer = from_gguf(byte_level_vocab()).unwrap().with_built_in_template(name).unwrap();
         let rendered = tokenizer.render_chat(&chat, true).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert!(rendered.len() > 39_000_000, "{name}");
+        assert!(rendered.len() > 29_000_000, "{name}");
     }
 }
 

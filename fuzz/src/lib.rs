@@ -34,7 +34,7 @@ pub const TARGETS: [Target; 6] = [
     Target { name: "gguf", run: gguf, constant: 64 * MIB, multiple: 192 },
     Target { name: "config", run: config, constant: 64 * MIB, multiple: 320 },
     Target { name: "tokenizer", run: tokenizer, constant: 64 * MIB, multiple: 192 },
-    Target { name: "template", run: template, constant: 512 * MIB, multiple: 256 },
+    Target { name: "template", run: template, constant: 640 * MIB, multiple: 256 },
     Target { name: "folder", run: folder, constant: 64 * MIB, multiple: 320 },
 ];
 

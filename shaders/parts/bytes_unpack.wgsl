@@ -1,9 +1,14 @@
-// Bytes as floats. AMD's GPUs turn a byte at any place into a float with one instruction.
+// Bits of words as floats. AMD's GPUs turn a byte at any place into a float with one instruction.
+
+// Of each word the bits of `most` that begin at `at`; the last of them is below bit 23.
+fn picked(words: vec4<u32>, at: vec4<u32>, most: u32) -> vec4<f32> {
+    return vec4<f32>((words >> at) & vec4<u32>(most));
+}
+
+// Of each byte of a word the bits of `most` that begin at `shift`.
+fn fields(word: u32, shift: u32, most: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xU8((word >> shift) & (most * 0x01010101u)));
+}
 
 // The bytes of a word; none has bits beyond those of `most`.
 fn bytes(word: u32, most: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8(word)); }
-
-// Of each byte of a word the four bits from `shift` on, which is 0 or 4.
-fn nibbles(word: u32, shift: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8((word >> shift) & 0x0f0f0f0fu));
-}

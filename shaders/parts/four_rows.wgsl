@@ -22,7 +22,15 @@ fn four_rows(
     for (var r = 0u; r < 4u; r++) {
         var parts = vec2<f32>(select(before[r], 0.0, HAS_SCALE), 0.0);
         for (var i = 0u; i < 8u; i++) {
-            parts[select(0u, i / 4u, HALVES)] += dot(quad((*blocks)[r], i), (*v)[i]);
+            let half = select(0u, i / 4u, HALVES);
+            let q = quad((*blocks)[r], i);
+            let x = (*v)[i];
+            // Where operations count, in one chain; where memory does, it is ready sooner in two steps.
+            if (NARROW) {
+                parts[half] = fma(q.w, x.w, fma(q.z, x.z, fma(q.y, x.y, fma(q.x, x.x, parts[half]))));
+            } else {
+                parts[half] += dot(q, x);
+            }
         }
         if (HAS_SCALE) {
             parts.x = before[r] + weigh((*blocks)[r], parts, all);

@@ -2,6 +2,7 @@
 const HAS_SCALE = false;
 const HAS_MIN = false;
 const HALVES = false;
+const NARROW = false;
 
 struct Block {
     at: u32,

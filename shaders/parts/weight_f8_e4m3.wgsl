@@ -3,6 +3,7 @@
 const HAS_SCALE = false;
 const HAS_MIN = false;
 const HALVES = false;
+const NARROW = false;
 
 struct Block {
     low: vec4<u32>,

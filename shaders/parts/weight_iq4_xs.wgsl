@@ -3,6 +3,7 @@
 const HAS_SCALE = true;
 const HAS_MIN = false;
 const HALVES = false;
+const NARROW = true;
 
 struct Block {
     q: vec4<u32>,
@@ -19,7 +20,7 @@ fn block(g: u32) -> Block {
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return looked_up((b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu);
+    return looked_up(b.q[i % 4u], i / 4u * 4u);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, 0.0); }

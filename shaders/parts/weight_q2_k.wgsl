@@ -4,6 +4,7 @@
 const HAS_SCALE = true;
 const HAS_MIN = true;
 const HALVES = true;
+const NARROW = true;
 
 struct Block {
     q: vec2<u32>,
@@ -23,7 +24,7 @@ fn block(g: u32) -> Block {
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return bytes((b.q[i / 4u] >> (i % 4u * 2u)) & 0x03030303u, 3u);
+    return fields(b.q[i / 4u], i % 4u * 2u, 3u);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> {
@@ -34,7 +35,7 @@ fn scale_min(b: Block, i: u32) -> vec2<f32> {
 
 // The sum of w x, from those of q x and of x over the halves of the group.
 fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
-    let low = scale_min(b, 0u);
-    let high = scale_min(b, 4u);
-    return low.x * qx.x + low.y * x.x + high.x * qx.y + high.y * x.y;
+    let de = unpack2x16float(b.de);
+    let s = picked(vec4<u32>(b.sm), vec4<u32>(0u, 8u, 4u, 12u), 15u);
+    return de.x * (s.x * qx.x + s.y * qx.y) - de.y * (s.z * x.x + s.w * x.y);
 }

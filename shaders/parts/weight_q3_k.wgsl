@@ -1,9 +1,10 @@
-// Weights in Q3_K: per group of 32 two words of two bits, as in Q2_K; for each eight groups 13 words:
-// d in f16, the signed bytes s of 16 halves, then a word for each group with the third bits, that of
-// weight 4 i + c in bit 8 c + i. w = d s q - 4 d s.
+// Weights in Q3_K: per group of 32 two words, for each eight groups 13: d in f16, the signed bytes s of 16 halves,
+// then a word for each group. Of a half of 16 weights the group's word has ten weights of three bits and the lower
+// two bits of the last, and half of the other word five weights and its upper bit. w = d s q - 4 d s.
 const HAS_SCALE = true;
 const HAS_MIN = true;
 const HALVES = true;
+const NARROW = true;
 
 struct Block {
     q: vec2<u32>,
@@ -25,8 +26,19 @@ fn block(g: u32) -> Block {
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    let low = (b.q[i / 4u] >> (i % 4u * 2u)) & 0x03030303u;
-    return bytes(low | (((b.high >> i) & 0x01010101u) << 2u), 7u);
+    let ten = b.q[i / 4u];
+    // So that no weight reaches beyond bit 22.
+    let upper = ten >> 12u;
+    let five = b.high >> (i / 4u * 16u);
+    switch i % 4u {
+        case 0u: { return picked(vec4<u32>(ten), vec4<u32>(0u, 3u, 6u, 9u), 7u); }
+        case 1u: { return picked(vec4<u32>(ten, ten, ten, upper), vec4<u32>(12u, 15u, 18u, 9u), 7u); }
+        case 2u: { return picked(vec4<u32>(upper, upper, five, five), vec4<u32>(12u, 15u, 0u, 3u), 7u); }
+        default: {
+            let last = (ten >> 30u) | ((five >> 13u) & 4u);
+            return picked(vec4<u32>(five, five, five, last), vec4<u32>(6u, 9u, 12u, 0u), 7u);
+        }
+    }
 }
 
 // The scale of a half, a signed byte, times d.

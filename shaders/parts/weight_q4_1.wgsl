@@ -3,6 +3,7 @@
 const HAS_SCALE = true;
 const HAS_MIN = true;
 const HALVES = false;
+const NARROW = true;
 
 struct Block {
     q: vec4<u32>,
@@ -14,7 +15,7 @@ fn block(g: u32) -> Block { return Block(w[g], scales[g]); }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return nibbles(b.q[i % 4u], i / 4u * 4u);
+    return fields(b.q[i % 4u], i / 4u * 4u, 15u);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return unpack2x16float(b.dm); }

@@ -4,6 +4,7 @@
 const HAS_SCALE = true;
 const HAS_MIN = true;
 const HALVES = false;
+const NARROW = true;
 
 struct Block {
     q: vec4<u32>,

@@ -4,6 +4,7 @@
 const HAS_SCALE = true;
 const HAS_MIN = true;
 const HALVES = true;
+const NARROW = true;
 
 struct Block {
     q: vec4<u32>,

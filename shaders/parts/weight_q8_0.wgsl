@@ -3,6 +3,7 @@
 const HAS_SCALE = true;
 const HAS_MIN = true;
 const HALVES = false;
+const NARROW = false;
 
 struct Block {
     low: vec4<u32>,

@@ -186,7 +186,8 @@ fn weight_map(index: &JsonFile) -> Result<Vec<(&str, &str)>> {
     };
     let pairs = value.as_object().map(|o| o.iter().map(|(name, file)| Some((name.as_str(), file.as_str()?))));
     pairs
-        .and_then(Iterator::collect)
+        .and_then(Iterator::collect::<Option<Vec<_>>>)
+        .filter(|pairs| !pairs.is_empty())
         .ok_or_else(|| index.error(WEIGHT_MAP, "expected an object with names of tensors and of files"))
 }
 

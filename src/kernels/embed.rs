@@ -30,7 +30,14 @@ pub struct Embed {
 }
 
 fn variant(format: WeightFormat, order: Order, wg: u32) -> Variant {
-    let parts = [Part::Step, Part::LaneThread, Part::Weight(format), Part::BytesUnpack, order.part()];
+    let parts = [
+        Part::Step,
+        Part::LaneThread,
+        Part::Weight(format),
+        Part::lookup(format),
+        Part::BytesUnpack,
+        order.part(),
+    ];
     Variant::new(&EMBED, &parts, &[("WG", wg)])
 }
 

@@ -52,6 +52,7 @@ fn variant(tile: Tile, problem: &Gemv) -> Variant {
         Part::rows(problem.batch),
         Part::LaneTile,
         Part::Weight(problem.format),
+        Part::lookup(problem.format),
         problem.bytes,
         problem.order.part(),
         Part::XStorage,

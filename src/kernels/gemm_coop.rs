@@ -43,6 +43,7 @@ fn variant(problem: &Gemv, tile: CoopTile, side: u32, wg: u32) -> Variant {
         Part::LaneTileSubgroup,
         coop(side),
         Part::Weight(problem.format),
+        Part::lookup(problem.format),
         problem.bytes,
         problem.order.part(),
         Part::XStorage,

@@ -215,7 +215,7 @@ fn uniform_vectors(problem: &Gemv, shape: GemvShape) -> usize {
 fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
     let x4 = uniform_vectors(problem, shape) as u32;
     let mut parts = problem.parts(shape.lane, if shape.uniform { Part::XUniform } else { Part::XStorage });
-    parts.push(Part::FourRows);
+    parts.extend([Part::lookup(problem.format), Part::FourRows]);
     let mut numbers = vec![("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)];
     numbers.extend(shape.uniform.then_some(("X4", x4)));
     numbers.extend(problem.experts.iter().flat_map(Experts::numbers));

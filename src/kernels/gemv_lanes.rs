@@ -18,7 +18,8 @@ kernel!(
 );
 
 fn variant(shape: LanesShape, problem: &Gemv) -> Variant {
-    let parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
+    let mut parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
+    parts.push(Part::lookup(problem.format));
     let mut numbers = vec![("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)];
     numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
     Variant::new(&GEMV_LANES, &parts, &numbers)

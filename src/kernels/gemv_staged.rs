@@ -20,7 +20,7 @@ const ROWS: u32 = 4;
 
 fn variant(problem: &Gemv, wg: u32, caps: &Caps) -> Variant {
     let mut parts = problem.parts(Part::LaneTeams, Part::XStorage);
-    parts.push(Part::FourRows);
+    parts.extend([Part::lookup_together(problem.format, caps), Part::FourRows]);
     // As many groups as a subgroup may have lanes.
     let span = caps.subgroup.map_or(wg, |(_, most)| most);
     let mut numbers = vec![("SPAN", span), ("WG", wg)];

@@ -250,11 +250,12 @@ fn pack_super(format: WeightFormat, block: &k::Super, quants: &mut Vec<u8>, scal
     }
     for q in block.q.chunks_exact(32) {
         match format {
-            WeightFormat::Q2_K | WeightFormat::Q3_K => quants.extend(spread(q, 0, 2).flatten()),
+            WeightFormat::Q2_K => quants.extend(spread(q, 0, 2).flatten()),
+            WeightFormat::Q3_K => quants.extend(threes(q).iter().take(2).flat_map(|word| word.to_le_bytes())),
             _ => quants.extend(nibbles(q)),
         }
         match format {
-            WeightFormat::Q3_K => scales.extend(spread(q, 2, 1).flatten()),
+            WeightFormat::Q3_K => scales.extend(threes(q)[2].to_le_bytes()),
             WeightFormat::Q5_K => scales.extend(spread(q, 4, 1).flatten()),
             WeightFormat::Q6_K => scales.extend(spread(q, 4, 2).flatten()),
             _ => {}
@@ -278,6 +279,36 @@ fn spread(q: &[u8], from: u32, bits: u32) -> impl Iterator<Item = [u8; 4]> {
         }
         bytes
     })
+}
+
+/// 32 quants of three bits in three words: of each half ten quants and the lower two bits of the last in a word of
+/// its own, five and the upper bit of the last in its half of the third word.
+fn threes(q: &[u8]) -> [u32; 3] {
+    let mut words = [0; 3];
+    for (j, q) in q.iter().map(|q| u32::from(*q)).enumerate() {
+        let (half, k) = (j / 16, j % 16);
+        match k {
+            0..10 => words[half] |= q << (3 * k),
+            10..15 => words[2] |= q << (16 * half + 3 * (k - 10)),
+            _ => {
+                words[half] |= (q & 3) << 30;
+                words[2] |= q >> 2 << (16 * half + 15);
+            }
+        }
+    }
+    words
+}
+
+/// Quant `j` of what [`threes`] made.
+fn of_threes(words: [u32; 3], j: usize) -> u8 {
+    let (half, k) = (j / 16, j % 16);
+    let five = words[2] >> (16 * half);
+    let q = match k {
+        0..10 => words[half] >> (3 * k),
+        10..15 => five >> (3 * (k - 10)),
+        _ => words[half] >> 30 | five >> 13 & 4,
+    };
+    q as u8 & 7
 }
 
 /// The weights of a stored row, padding included: what [`pack`] made of it, read back. `quants` and
@@ -384,7 +415,7 @@ fn unpack_super(format: WeightFormat, quants: &[u8], scales: &[u8]) -> k::Super 
     // Words of upper bits of a group, and how many low bits a quant has beside them.
     let (words, low) = match format {
         WeightFormat::Q2_K => (0, 2),
-        WeightFormat::Q3_K => (1, 2),
+        WeightFormat::Q3_K => (1, 3),
         WeightFormat::Q5_K => (1, 4),
         WeightFormat::Q6_K => (2, 4),
         _ => (0, 4),
@@ -392,6 +423,12 @@ fn unpack_super(format: WeightFormat, quants: &[u8], scales: &[u8]) -> k::Super 
     for (group, q) in block.q.chunks_exact_mut(GROUP).enumerate() {
         let quants = &quants[group * group_bytes(format)..][..group_bytes(format)];
         let upper = &scales[20..][group * words * 4..][..words * 4];
+        if format == WeightFormat::Q3_K {
+            let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            let words = [word(quants), word(&quants[4..]), word(upper)];
+            q.iter_mut().enumerate().for_each(|(j, q)| *q = of_threes(words, j));
+            continue;
+        }
         for (j, q) in q.iter_mut().enumerate() {
             let bits = if low == 2 { gathered(quants, 2, j) } else { quants[j % 16] >> (j / 16 * 4) & 15 };
             let high = if words == 0 { 0 } else { gathered(upper, words as u32, j) };

@@ -3,8 +3,9 @@
 
 use std::fmt;
 
+use crate::caps::Caps;
 use crate::dtype::{KvFormat, WeightFormat};
-use crate::kernels::{Access, Binding, KernelDecl, Rows};
+use crate::kernels::{Access, Binding, KernelDecl, Rows, tuning};
 use crate::nonlinearity::Nonlinearity;
 
 /// A part that is linked into a kernel; see `shaders/README.md` for what each provides.
@@ -22,9 +23,13 @@ pub enum Part {
     Coop8,
     Coop16,
     Weight(WeightFormat),
-    Codebook,
+    TableIq4,
+    TableMxfp4,
+    LookupNone,
+    LookupComputed,
+    LookupLanes,
     BytesUnpack,
-    BytesShift,
+    BytesMask,
     FourRows,
     OrderRows,
     OrderBundles,
@@ -78,9 +83,13 @@ impl Part {
             Self::LaneTileSubgroup,
             Self::Coop8,
             Self::Coop16,
-            Self::Codebook,
+            Self::TableIq4,
+            Self::TableMxfp4,
+            Self::LookupNone,
+            Self::LookupComputed,
+            Self::LookupLanes,
             Self::BytesUnpack,
-            Self::BytesShift,
+            Self::BytesMask,
             Self::FourRows,
             Self::OrderRows,
             Self::OrderBundles,
@@ -149,9 +158,13 @@ impl Part {
             Self::Weight(WeightFormat::IQ4_XS) => part!("weight_iq4_xs"),
             Self::Weight(WeightFormat::MXFP4) => part!("weight_mxfp4"),
             Self::Weight(WeightFormat::U4) => part!("weight_u4"),
-            Self::Codebook => part!("codebook"),
+            Self::TableIq4 => part!("table_iq4"),
+            Self::TableMxfp4 => part!("table_mxfp4"),
+            Self::LookupNone => part!("lookup_none"),
+            Self::LookupComputed => part!("lookup_computed"),
+            Self::LookupLanes => part!("lookup_lanes"),
             Self::BytesUnpack => part!("bytes_unpack"),
-            Self::BytesShift => part!("bytes_shift"),
+            Self::BytesMask => part!("bytes_mask"),
             Self::FourRows => part!("four_rows"),
             Self::OrderRows => part!("order_rows"),
             Self::OrderBundles => part!("order_bundles"),
@@ -197,7 +210,10 @@ impl Part {
             Self::Step
             | Self::LaneTile
             | Self::LaneTileSubgroup
-            | Self::Codebook
+            | Self::TableIq4
+            | Self::TableMxfp4
+            | Self::LookupNone
+            | Self::LookupComputed
             | Self::BytesUnpack
             | Self::FourRows
             | Self::OrderRows
@@ -220,7 +236,8 @@ impl Part {
             Self::Coop8 => Some("coop_8"),
             Self::Coop16 => Some("coop_16"),
             Self::Weight(format) => Some(format.name()),
-            Self::BytesShift => Some("shifts"),
+            Self::LookupLanes => Some("lanes"),
+            Self::BytesMask => Some("masks"),
             Self::OrderBundles => Some("bundles"),
             Self::XUniform => Some("uniform"),
             Self::OutAdd | Self::RowAdd => Some("add"),
@@ -250,11 +267,32 @@ impl Part {
         }
     }
 
+    /// The table that the bits of a format are places in, if they are.
+    fn table(format: WeightFormat) -> Option<Self> {
+        match format {
+            WeightFormat::IQ4_NL | WeightFormat::IQ4_XS => Some(Self::TableIq4),
+            WeightFormat::MXFP4 => Some(Self::TableMxfp4),
+            _ => None,
+        }
+    }
+
+    /// How kernels look something up in the table of a format: without what only some kernels can have.
+    pub fn lookup(format: WeightFormat) -> Self {
+        Self::table(format).map_or(Self::LookupNone, |_| Self::LookupComputed)
+    }
+
+    /// As [`lookup`](Self::lookup), where all lanes of a subgroup look up at once.
+    pub fn lookup_together(format: WeightFormat, caps: &Caps) -> Self {
+        match Self::lookup(format) {
+            Self::LookupComputed if tuning::lanes_look_up(caps) => Self::LookupLanes,
+            lookup => lookup,
+        }
+    }
+
     /// A part that it calls, which is linked with it.
     pub fn needs(self) -> Option<Self> {
-        use WeightFormat::{IQ4_NL, IQ4_XS};
         match self {
-            Self::Weight(IQ4_NL | IQ4_XS) => Some(Self::Codebook),
+            Self::Weight(format) => Self::table(format),
             Self::OutGlu(act) => Some(Self::Act(act)),
             _ => None,
         }
@@ -264,7 +302,11 @@ impl Part {
     pub fn needs_subgroup(self) -> bool {
         matches!(
             self,
-            Self::LaneSubgroup | Self::LaneTeams | Self::LaneWorkgroupSubgroup | Self::LaneTileSubgroup
+            Self::LaneSubgroup
+                | Self::LaneTeams
+                | Self::LaneWorkgroupSubgroup
+                | Self::LaneTileSubgroup
+                | Self::LookupLanes
         )
     }
 
@@ -278,7 +320,7 @@ impl Part {
 }
 
 /// Most parts, and most numbers, that a variant may have.
-const PARTS: usize = 12;
+const PARTS: usize = 13;
 const NUMBERS: usize = 6;
 
 /// A kernel with its parts and its compile-time numbers.
@@ -290,7 +332,7 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most twelve
+    /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most thirteen
     /// parts and six numbers are kept.
     pub fn new(kernel: &'static KernelDecl, parts: &[Part], numbers: &[(&'static str, u32)]) -> Self {
         debug_assert!(parts.len() <= PARTS && numbers.len() <= NUMBERS);

@@ -3,6 +3,7 @@
 //! this module owns which of its parts a model needs, the BOS rule, and the guard that keeps
 //! special tokens out of what a user wrote. It reads no GGUF file and knows no model.
 
+mod bounds;
 mod builtin;
 mod export;
 mod gguf;

@@ -5,21 +5,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Bound;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value, ValueKind};
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind, State};
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::{ChatOptions, Message};
-use crate::{Error, Result, native};
+use super::{ChatOptions, Message, bounds};
+use crate::native::{self, Unfinished};
+use crate::{Error, Result};
 
 /// What one rendering may take: each instruction is one, and so are 64 bytes of what a template writes,
-/// joins or filters. It bounds time and memory alike (256 MB), and is ten times what a chat of a
+/// joins or filters. It bounds time and memory alike (320 MB), and is three times what a chat of a
 /// thousand messages of ten thousand characters needs.
-const FUEL: u64 = 4_000_000;
+const FUEL: u64 = 5_000_000;
 /// Bytes of text that one unit pays for in a filter of ours. Going through a value takes longer than
 /// copying text.
 const JSON_BYTES_PER_FUEL: usize = 4;
@@ -31,18 +33,16 @@ const MAX_RENDERED: usize = 1 << 20;
 const RENDERED_PER_BYTE: usize = 8;
 /// Stack for rendering, which goes down into values as deep as macros can hand them on to themselves.
 const STACK: usize = 64 << 20;
-/// How deep lists may lie in lists where a variable holds them. JSON has half of that.
-const MAX_DEPTH: usize = 250;
-/// Names of the filters that `{% set %}` gets, which no template has of its own.
-const BOUNDED: &str = "wgllama_bounded";
-const BOUNDED_ATTRIBUTE: &str = "wgllama_bounded_attribute";
+/// The longest that rendering may take. It takes milliseconds, and fuel ends most of what does not; but the engine
+/// compares values, and looks them up, for as long as that takes. A thread that is late is left behind.
+const LIMIT: Duration = Duration::from_secs(10);
 /// Spaces that `tojson` indents by at most.
 const MAX_INDENT: usize = 16;
 
 /// A chat template with its variables.
 pub(super) struct ChatTemplate {
-    environment: Environment<'static>,
-    source: String,
+    environment: Arc<Environment<'static>>,
+    source: Arc<str>,
     variables: Vec<(String, String)>,
 }
 
@@ -58,9 +58,9 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
-        environment.add_filter(BOUNDED, |state: &State, value: Value| bounded(state, value, false));
-        environment.add_filter(BOUNDED_ATTRIBUTE, |state: &State, value: Value| bounded(state, value, true));
-        Self { environment, source: prepared(&source), variables }
+        bounds::add(&mut environment);
+        let source = bounds::prepared(&source).into();
+        Self { environment: Arc::new(environment), source, variables }
     }
 
     pub(super) fn render(
@@ -84,28 +84,29 @@ impl ChatTemplate {
             own.chain(fields).collect::<BTreeMap<String, Value>>()
         };
         let messages: Vec<_> = messages.iter().map(message).collect();
-        let mut context: BTreeMap<&str, Value> =
-            self.variables.iter().map(|(name, value)| (name.as_str(), Value::from(value.as_str()))).collect();
+        let mut context: BTreeMap<String, Value> =
+            self.variables.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
         // As Hugging Face has them: none, which is not undefined.
-        context.insert("documents", Value::from(()));
+        context.insert("documents".into(), Value::from(()));
         context.insert(
-            "tools",
+            "tools".into(),
             match options.tools.as_slice() {
                 [] => Value::from(()),
                 tools => Value::from(Serde(tools)),
             },
         );
         for (name, value) in &options.variables {
-            context.insert(name, Value::from(Serde(value)));
+            context.insert(name.clone(), Value::from(Serde(value)));
         }
-        context.insert("messages", Value::from(messages));
-        context.insert("add_generation_prompt", Value::from(add_generation_prompt));
-        let render = || {
-            let template = self.environment.template_from_str(&self.source)?;
-            template.render(context)
-        };
-        let rendered = native::with_stack(STACK, render).ok_or_else(|| Error::ChatTemplate {
-            message: format!("there is no thread with a stack of {STACK} bytes for it, or the engine failed; do without by --raw"),
+        context.insert("messages".into(), Value::from(messages));
+        context.insert("add_generation_prompt".into(), Value::from(add_generation_prompt));
+        let (environment, source) = (self.environment.clone(), self.source.clone());
+        let render = move || environment.template_from_str(&source)?.render(context);
+        let rendered = native::with_stack(STACK, LIMIT, render).map_err(|unfinished| Error::ChatTemplate {
+            message: match unfinished {
+                Unfinished::Late => format!("it takes longer than {} s; choose another with --chat-template, or do without by --raw", LIMIT.as_secs()),
+                Unfinished::Failed => format!("there is no thread with a stack of {STACK} bytes for it, or the engine failed; do without by --raw"),
+            },
         })?;
         match rendered.map_err(template_error)? {
             text if text.len() > most => {
@@ -181,101 +182,6 @@ fn template_error(error: minijinja::Error) -> Error {
 }
 
 fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// A template as the engine gets it. `{% generation %}` blocks become plain ones: they mark what to train
-/// on, and Jinja itself does not know them; as a condition that always holds they keep their effect on
-/// white space. What `{% set %}` gives to a variable goes through a filter; see [`bounded`].
-fn prepared(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some((before, tag)) = rest.split_once("{%") {
-        out.push_str(before);
-        out.push_str("{%");
-        // The tag may hold a string with "{%" in it, so only its opening is behind us.
-        rest = tag;
-        let signs = |c: char| c.is_whitespace() || c == '-' || c == '+';
-        let Some(inner) = tag_end(tag).and_then(|end| tag.get(..end)) else { continue };
-        let changed = match inner.trim_matches(signs) {
-            "generation" => inner.replacen("generation", "if true", 1),
-            "endgeneration" => inner.replacen("endgeneration", "endif", 1),
-            set if set.starts_with("set") => match inner.split_once('=') {
-                // Of a block with a filter, a sign of equality may stand in a string.
-                Some((target, value)) if !target.contains(['"', '\'', '|']) => {
-                    let filter = if target.contains(['.', '[']) { BOUNDED_ATTRIBUTE } else { BOUNDED };
-                    let sign = value.len() - value.trim_end_matches(['-', '+']).len();
-                    let (value, sign) = value.split_at(value.len() - sign);
-                    format!("{target}=({value})|{filter} {sign}")
-                }
-                _ => continue,
-            },
-            _ => continue,
-        };
-        out.push_str(&changed);
-        rest = tag.get(inner.len()..).unwrap_or_default();
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Where the tag ends that `text` begins in, if it does: before `%}` outside of strings.
-fn tag_end(text: &str) -> Option<usize> {
-    let (mut quote, mut escaped, mut last) = (None, false, ' ');
-    for (at, c) in text.char_indices() {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some(_) if c == '\\' => escaped = true,
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if c == '"' || c == '\'' => quote = Some(c),
-            None if last == '%' && c == '}' => return Some(at - 1),
-            None => {}
-        }
-        last = c;
-    }
-    None
-}
-
-/// A value for a variable, refused if it is nested too deep: the engine goes down into values without a
-/// limit, when it writes, compares or drops them, and only variables can grow without end. As an
-/// attribute it must hold no namespace, since one that holds itself has no end at all.
-fn bounded(state: &State, value: Value, attribute: bool) -> std::result::Result<Value, minijinja::Error> {
-    let namespace = minijinja::functions::namespace(None)?;
-    let namespace = namespace.as_object().map_or("", |object| object.type_name());
-    // Lists that are made while they are read may be read only once.
-    let value = match value.kind() {
-        ValueKind::Iterable => {
-            let items = value.try_iter()?.map(|item| state.consume_fuel(1).map(|()| item));
-            Value::from(items.collect::<std::result::Result<Vec<_>, _>>()?)
-        }
-        _ => value,
-    };
-    let mut level = vec![value.clone()];
-    for _ in 0..MAX_DEPTH {
-        let mut next = Vec::new();
-        for value in level {
-            if attribute && value.as_object().is_some_and(|object| object.type_name() == namespace) {
-                let message = "a namespace can't hold another one in this engine";
-                return Err(minijinja::Error::new(ErrorKind::InvalidOperation, message));
-            }
-            if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
-                continue;
-            }
-            for item in value.try_iter()? {
-                state.consume_fuel(1)?;
-                let item = if value.kind() == ValueKind::Map { value.get_item(&item)? } else { item };
-                if item.as_object().is_some() {
-                    next.push(item);
-                }
-            }
-        }
-        if next.is_empty() {
-            return Ok(value);
-        }
-        level = next;
-    }
-    let message = format!("a variable holds values nested more than {MAX_DEPTH} deep");
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
 
@@ -572,23 +478,6 @@ mod tests {
         assert_eq!(strftime("%d %b %Y, %A %H:%M:%S", 0), "01 Jan 1970, Thursday 00:00:00");
         assert_eq!(strftime("%Y-%m-%d %a", 951_782_400), "2000-02-29 Tue");
         assert_eq!(strftime("%d %B %y 100%% %Q %", 1_735_689_599), "31 December 24 100% %Q %");
-    }
-
-    #[test]
-    fn generation_tags_become_conditions() {
-        assert_eq!(
-            prepared("a{%- generation -%}b{% endgeneration %}c{{ '{%' }}{% if x %}"),
-            "a{%- if true -%}b{% endif %}c{{ '{%' }}{% if x %}"
-        );
-    }
-
-    #[test]
-    fn what_variables_hold_is_bounded() {
-        assert_eq!(
-            prepared("{%- set a = '%}' -%}{% set n.b=1, 2 %}{% set c %}{% set d = x == y -%}{% set"),
-            "{%- set a =( '%}' )|wgllama_bounded -%}{% set n.b=(1, 2 )|wgllama_bounded_attribute %}{% set c %}\
-             {% set d =( x == y )|wgllama_bounded -%}{% set"
-        );
     }
 
     #[test]

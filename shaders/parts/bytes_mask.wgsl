@@ -1,0 +1,28 @@
+// Bits of words as floats, for GPUs that are slow to shift and to convert (NVIDIA's). Masked in place they are
+// the lower bits of a float between 2^23 and 2^24, of which a multiply-add leaves them: two operations, and exact.
+
+// The bits of 2^23. An operation has room for one literal, and the mask is it: what the compiler can't know,
+// that there are fewer than 2^31 groups, keeps this one in a register.
+fn upper_bits() -> vec4<u32> { return vec4<u32>(0x4b000000u + (p.groups >> 31u)); }
+
+// Of each word the bits of `most` that begin at `at`; the last of them is below bit 23.
+fn picked(words: vec4<u32>, at: vec4<u32>, most: u32) -> vec4<f32> {
+    let bits = (words & (vec4<u32>(most) << at)) | upper_bits();
+    let unit = bitcast<vec4<f32>>((vec4<u32>(127u) - at) << vec4<u32>(23u));
+    return fma(bitcast<vec4<f32>>(bits), unit, -8388608.0 * unit);
+}
+
+// Of each byte of a word the bits of `most` that begin at `shift`.
+fn fields(word: u32, shift: u32, most: u32) -> vec4<f32> {
+    let upper = word >> 16u;
+    let at = vec4<u32>(shift, shift + 8u, shift, shift + 8u);
+    return picked(vec4<u32>(word, word, upper, upper), at, most);
+}
+
+// The bytes of a word; none has bits beyond those of `most`. Whole bytes are as fast by conversion.
+fn bytes(word: u32, most: u32) -> vec4<f32> {
+    if (most > 127u) {
+        return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(most));
+    }
+    return fields(word, 0u, most);
+}

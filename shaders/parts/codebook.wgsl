@@ -1,7 +1,0 @@
-// Codebook: what four nibbles, one in each byte, stand for in IQ4_NL's table of sixteen whole numbers.
-// A polynomial of the fourth degree comes within 0.44 of each of them, in fewer steps than it takes
-// to choose among sixteen.
-fn looked_up(nibbles: u32) -> vec4<f32> {
-    let n = bytes(nibbles, 15u);
-    return round((((0.001586 * n + 0.031086) * n - 1.37193) * n + 24.1738) * n - 126.567);
-}
