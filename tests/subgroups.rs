@@ -8,7 +8,9 @@ use std::process::Command;
 use support::tiny::Tiny;
 use support::{gpu, load, session_options};
 use wgllama::caps::AdapterKind;
-use wgllama::{Context, ContextOptions, KvFormat, Sampling, SessionOptions};
+use wgllama::{
+    Context, ContextOptions, KvFormat, LoadOptions, Model, Sampling, SessionOptions, WeightFormat,
+};
 
 /// Those of 8 and of 4 are what lavapipe and SwiftShader have anyway.
 const SIZES: [u32; 4] = [16, 32, 64, 128];
@@ -66,5 +68,18 @@ fn one_size() {
         let with_subgroups = with_subgroups.filter(|variant| variant.contains("subgroup")).count();
         println!("{size}: {written:?}, {with_subgroups} variants in {:?}", start.elapsed());
         assert!(with_subgroups >= 4 && context.losses().is_empty(), "{:?}", context.losses());
+        // The kernels of NVIDIA's GPUs, known by the size of their subgroups: bits masked in place, and tables
+        // that the lanes of a subgroup look up at each other.
+        let nvidia = treat_as.is_some() && size == 32;
+        for format in [WeightFormat::IQ4_NL, WeightFormat::MXFP4].into_iter().filter(|_| nvidia) {
+            let quantised = LoadOptions { quantize: Some(format), ..Default::default() };
+            let model = Model::load(&context, folder.path(), &quantised).unwrap();
+            let mut session = model.session(&options).unwrap();
+            let stream = session.generate_ids(&ids[..2], &Sampling::default().max_tokens(2)).unwrap();
+            assert_eq!(stream.map(|piece| piece.unwrap().id).count(), 2);
+            let compared: Vec<_> = session.findings().0.values().flat_map(|found| &found.variants).collect();
+            assert!(compared.iter().any(|v| v.contains("masks") && v.contains("lanes,")), "{compared:?}");
+            assert!(context.losses().is_empty(), "{:?}", context.losses());
+        }
     }
 }
