@@ -71,12 +71,16 @@ fn one_size() {
         // The kernels of NVIDIA's GPUs, known by the size of their subgroups: bits masked in place, and tables
         // that the lanes of a subgroup look up at each other.
         let nvidia = treat_as.is_some() && size == 32;
+        let folder = tempfile::tempdir().unwrap();
+        // Three and five groups of 32 columns: most lanes have none.
+        let of_groups = Tiny { hidden: 96, intermediate: 160, head_dim: 16, ..Tiny::default() };
+        of_groups.write(folder.path()).unwrap();
         for format in [WeightFormat::IQ4_NL, WeightFormat::MXFP4].into_iter().filter(|_| nvidia) {
             let quantised = LoadOptions { quantize: Some(format), ..Default::default() };
             let model = Model::load(&context, folder.path(), &quantised).unwrap();
             let mut session = model.session(&options).unwrap();
             let stream = session.generate_ids(&ids[..2], &Sampling::default().max_tokens(2)).unwrap();
-            assert_eq!(stream.map(|piece| piece.unwrap().id).count(), 2);
+            stream.collect::<Result<Vec<_>, _>>().unwrap();
             let compared: Vec<_> = session.findings().0.values().flat_map(|found| &found.variants).collect();
             assert!(compared.iter().any(|v| v.contains("masks") && v.contains("lanes,")), "{compared:?}");
             assert!(context.losses().is_empty(), "{:?}", context.losses());
