@@ -62,6 +62,8 @@ golden_on() {
     env "${variables[@]}" cargo test --test golden -- --skip smollm2 "$@"
 }
 step "golden tests at WebGPU's least limits" golden_on WGLLAMA_TEST_BASELINE=1
+step "more tests at WebGPU's least limits" env WGLLAMA_TEST_BASELINE=1 \
+    cargo test --test tiny --test fusions --test steps --test sampling --test faults
 if have_apt; then
     ensure_opengl
     step 'golden tests on OpenGL' golden_on WGLLAMA_TEST_DEVICE=gl

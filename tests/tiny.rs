@@ -116,8 +116,12 @@ fn odd_shapes_equal_the_reference() {
             let expected = reference.logits(&Batch::sequence(&ids, 0, 0).with_all_outputs()).unwrap();
             let model = load(&gpu, folder.path());
             let found = session(&model, kv, 128, 33).prefill_all(&ids).unwrap();
-            // Both round to f16, now and then to different neighbours.
-            let tolerance = if kv == KvFormat::F32 { 1e-4 } else { 2e-3 };
+            // Both round to f16 or to steps, now and then to different neighbours; those of q4_0 are wide.
+            let tolerance = match kv {
+                KvFormat::F32 => 1e-4,
+                KvFormat::F16 | KvFormat::Q8_0 => 2e-3,
+                KvFormat::Q4_0 => 3e-2,
+            };
             assert_close(&format!("shape {i}, {kv}"), &found, &expected, tolerance);
         }
     }
@@ -293,7 +297,8 @@ fn kept_pipelines_change_nothing() {
         let mut session = session(&load(&context, folder.path()), KvFormat::F32, 128, 128);
         assert_eq!(greedy(&mut session, &ids, GREEDY.len()), GREEDY, "start {start}");
         let Ok(entries) = std::fs::read_dir(&kept) else {
-            assert_ne!(gpu.adapter().backend, "vulkan");
+            let baseline = std::env::var_os("WGLLAMA_TEST_BASELINE").is_some();
+            assert!(gpu.adapter().backend != "vulkan" || baseline, "nothing was kept");
             return;
         };
         let files: Vec<_> = entries.map(|e| e.unwrap().path()).collect();
