@@ -11,7 +11,7 @@ use std::path::Path;
 use naga::back::hlsl;
 use serde_json::{Value, json};
 use variants::{all_variants, parse, validate};
-use wgllama::kernels::{Variant, link::link};
+use wgllama::kernels::{Part, Variant, link::link};
 
 /// The oldest shader model that has subgroups, and the first with products of packed bytes, which naga
 /// writes out for the other. Later ones bring nothing that the kernels use.
@@ -32,9 +32,11 @@ fn write_texts() {
         // The full name is too long for some file systems.
         let file = format!("{:05}-{}", list.len(), variant.kernel().name);
         let module = parse(&variant);
-        // Nobody but naga knows its cooperative matrices.
-        if !variant.needs_coop() {
-            fs::write(folder.join(format!("wgsl/{file}.wgsl")), link(&variant).source).unwrap();
+        let text = folder.join(format!("wgsl/{file}.wgsl"));
+        if variant.needs_coop() {
+            fs::write(text, without_matrices(&variant)).unwrap();
+        } else {
+            fs::write(text, link(&variant).source).unwrap();
             write_hlsl(folder, &file, &variant, &module);
         }
         list.push(json!({
@@ -43,10 +45,26 @@ fn write_texts() {
             "subgroups": variant.needs_subgroup(),
             "cooperative_matrices": variant.needs_coop(),
             "workgroup_size": module.entry_points[0].workgroup_size,
-            "new_limits": limits.insert(decides_limits(&variant, &module)),
+            "new_limits": !variant.needs_coop() && limits.insert(decides_limits(&variant, &module)),
         }));
     }
     fs::write(folder.join("variants.json"), serde_json::to_string_pretty(&list).unwrap()).unwrap();
+}
+
+/// A kernel for matrix units without them. Nobody but naga knows its cooperative matrices; but what surrounds them,
+/// which brings their sides to workgroup memory, can be asked about, with sums of invocations in their place and with
+/// f32 for f16, which the device of Tint does not have.
+fn without_matrices(variant: &Variant) -> String {
+    let emulated = include_str!("support/coop_emulated.wgsl");
+    let side =
+        if variant.parts().any(|part| part == Part::Coop8) { (8, Part::Coop8) } else { (16, Part::Coop16) };
+    let emulated = emulated
+        .replace("SIDE = 16u", &format!("SIDE = {}u", side.0))
+        .replace("SIDES = 2u", &format!("SIDES = {}u", 32 / side.0));
+    let source = link(variant).source.replace(side.1.source().1, &emulated);
+    assert!(!source.contains("coop_mat"), "{variant}");
+    let f32s = source.replace("array<f16,", "array<f32,").replace("vec4<f16>", "vec4<f32>");
+    f32s.replace("enable wgpu_cooperative_matrix;", "").replace("enable f16;", "")
 }
 
 /// What the use of limits depends on: kernel, numbers and bindings. A pipeline, which takes most compilers
