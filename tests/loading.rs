@@ -1385,6 +1385,25 @@ fn context_that_fills_up_ends_the_stream() {
 }
 
 #[test]
+fn an_end_of_the_text_can_be_ignored() {
+    let Some(gpu) = gpu() else { return };
+    let expected = greedy(&mut tiny_session(&gpu, 64), &IDS, 6);
+    let folder = tiny();
+    let generation = format!("{{\"eos_token_id\": {}}}", expected[3]);
+    std::fs::write(folder.path().join("generation_config.json"), generation).unwrap();
+    let mut session = session(&load(&gpu, folder.path()), KvFormat::F32, 64, 64);
+    for (ignore, end) in [(false, Finish::End), (true, Finish::Length)] {
+        session.truncate(0);
+        let sampling = Sampling::default().max_tokens(6).ignore_eos(ignore);
+        let mut stream = session.generate_ids(&IDS, &sampling).unwrap();
+        let ids: Vec<u32> = stream.by_ref().filter_map(|piece| piece.unwrap().id).collect();
+        let first = expected.iter().position(|id| *id == expected[3]).unwrap();
+        assert_eq!(ids, expected[..if ignore { 6 } else { first }]);
+        assert_eq!(stream.finish(), Some(end));
+    }
+}
+
+#[test]
 fn prompts_that_can_not_be_fed() {
     let Some(gpu) = gpu() else { return };
     let mut session = tiny_session(&gpu, 64);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use support::tiny::Tiny;
 use support::{gpu, load, session_options};
-use wgllama::{Context, ContextOptions, KvFormat};
+use wgllama::{Context, ContextOptions, KvFormat, Sampling};
 
 /// The test device, whose submits take no longer than `bound`.
 fn bounded(bound: Duration) -> Context {
@@ -44,4 +44,26 @@ fn submits_are_bounded_at_a_context_of_8k() {
     }
     // Another process may take the cores of a software adapter for a while: of one submit, or two.
     assert!(submits.over * 20 <= submits.count, "bound {bound:?}: {submits:?}");
+}
+
+#[test]
+fn tokens_are_not_kept_back_by_long_steps() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(folder.path()).unwrap();
+    // So short that each launch is a submit that is waited for.
+    let context = bounded(Duration::from_micros(1));
+    let model = load(&context, folder.path());
+    let mut session = model.session(&session_options(KvFormat::F16, 64, 8)).unwrap();
+    let submits: Vec<usize> = session
+        .generate_ids(&[3, 34, 65], &Sampling::default().max_tokens(5))
+        .unwrap()
+        .filter_map(|piece| piece.unwrap().id.map(|_| context.submits().count))
+        .collect();
+    assert_eq!(submits.len(), 5);
+    // One step for each, the last one too: none was fed ahead.
+    let steps: Vec<usize> = submits.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(steps[0] > 0 && steps.iter().all(|step| *step == steps[0]), "{submits:?}");
 }

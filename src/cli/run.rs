@@ -25,6 +25,9 @@ pub struct Args {
     /// The most tokens to generate
     #[arg(short = 'n', long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
+    /// Go on where the model ends its text
+    #[arg(long)]
+    ignore_eos: bool,
     /// Divides the logits; 0 always takes the likeliest token
     #[arg(long, value_name = "T", default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
@@ -117,6 +120,7 @@ pub fn run(args: &Args) -> Outcome {
         frequency_penalty: args.frequency_penalty,
         seed: args.seed.unwrap_or_else(fresh_seed),
         max_tokens: args.max_tokens,
+        ignore_eos: args.ignore_eos,
     };
     let options = SessionOptions { ahead: Some(args.ahead), check: args.check, ..args.cache.session()? };
     // What can be known to be wrong is said before anything is loaded.

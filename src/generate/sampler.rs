@@ -31,6 +31,8 @@ pub struct Sampling {
     pub seed: u64,
     /// The most tokens to generate.
     pub max_tokens: usize,
+    /// Whether tokens that end a text are as good as others.
+    pub ignore_eos: bool,
 }
 
 impl Default for Sampling {
@@ -46,6 +48,7 @@ impl Default for Sampling {
             frequency_penalty: 0.0,
             seed: 0,
             max_tokens: 256,
+            ignore_eos: false,
         }
     }
 }
@@ -72,6 +75,13 @@ impl Sampling {
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Sets whether tokens that end a text are as good as others.
+    #[must_use]
+    pub fn ignore_eos(mut self, ignore_eos: bool) -> Self {
+        self.ignore_eos = ignore_eos;
         self
     }
 

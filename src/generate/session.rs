@@ -28,7 +28,8 @@ pub struct SessionOptions {
     /// The most prompt tokens in one step; by default what suits the adapter and what it can hold.
     pub chunk: Option<usize>,
     /// Steps that a [`TokenStream`] has under way beyond the one whose token it waits for; by
-    /// default 2. The device chooses the tokens, and need not wait for the host to see them.
+    /// default 2. The device chooses the tokens, and need not wait for the host to see them. Steps
+    /// that take long are not run ahead.
     pub ahead: Option<usize>,
     /// Compares the results of all launches of every step with the CPU, at a hundredth of the speed. The first
     /// that differs is an [`Error::WrongResult`].
@@ -508,7 +509,13 @@ impl Session {
     /// with if none are under way.
     pub(super) fn run_ahead(&mut self, left: usize, last: &mut Option<u32>) -> Result<()> {
         for _ in 0..left {
-            if self.choices.waiting() > self.ahead || self.fed == self.capacity() {
+            let waiting = self.choices.waiting();
+            if waiting > self.ahead || self.fed == self.capacity() {
+                break;
+            }
+            self.next.tokens[0].position = self.fed as u32;
+            // A token that is there is not kept back by a step that the host waits for.
+            if waiting > 0 && self.decode.is_waited_for(&self.next) {
                 break;
             }
             if self.turns_anew(self.fed + 1) || self.base.check {
@@ -523,7 +530,6 @@ impl Session {
             }
             self.extend_to(self.fed + 1)?;
             self.cache.reserve(0, self.fed + 1)?;
-            self.next.tokens[0].position = self.fed as u32;
             let tables = StepTables(self.cache.tables());
             self.decode.run_choosing(&self.next, tables, Feed::Chosen, &mut self.choices)?;
             self.fed += 1;
@@ -696,7 +702,7 @@ impl Session {
     pub fn generate_ids(&mut self, ids: &[u32], sampling: &Sampling) -> Result<TokenStream<'_>> {
         sampling.check()?;
         self.begin(ids, sampling)?;
-        Ok(TokenStream::new(self, sampling.max_tokens))
+        Ok(TokenStream::new(self, sampling))
     }
 
     /// The step that feeds `ids` (at most a chunk) next, and what runs it, for measuring it.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::error::Result;
-use crate::generate::Session;
+use crate::generate::{Sampling, Session};
 use crate::tokenizer::DecodeStream;
 
 /// A generated token and the text that it completes.
@@ -30,6 +30,7 @@ pub enum Finish {
 pub struct TokenStream<'a> {
     session: &'a mut Session,
     max_tokens: usize,
+    ignore_eos: bool,
     text: Option<DecodeStream>,
     /// The last token: part of the sequence only if another is wanted after it.
     pending: Option<u32>,
@@ -40,9 +41,10 @@ pub struct TokenStream<'a> {
 
 impl<'a> TokenStream<'a> {
     /// Streams what the session has begun to generate.
-    pub(super) fn new(session: &'a mut Session, max_tokens: usize) -> Self {
+    pub(super) fn new(session: &'a mut Session, sampling: &Sampling) -> Self {
         let text = session.model().tokenizer().ok().map(|t| t.stream());
-        Self { session, max_tokens, text, pending: None, count: 0, finish: None, failed: false }
+        let Sampling { max_tokens, ignore_eos, .. } = *sampling;
+        Self { session, max_tokens, ignore_eos, text, pending: None, count: 0, finish: None, failed: false }
     }
 
     /// Why the stream ended; none while it goes on, and after an error.
@@ -84,7 +86,7 @@ impl<'a> TokenStream<'a> {
             self.session.accept(pending);
         }
         let id = self.session.chosen()?;
-        let end = self.session.model().tokenizer().is_ok_and(|t| t.is_end(id));
+        let end = !self.ignore_eos && self.session.model().tokenizer().is_ok_and(|t| t.is_end(id));
         Ok(if end { ControlFlow::Break(Finish::End) } else { ControlFlow::Continue(id) })
     }
 }

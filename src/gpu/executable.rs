@@ -288,6 +288,12 @@ impl Executable {
         (launches, all)
     }
 
+    /// Whether the host waits for the device within each step like `batch`, since it takes long.
+    pub fn is_waited_for(&self, batch: &Batch) -> bool {
+        let (end, expected) = self.submit_end(0, self.launches.len(), batch);
+        end < self.launches.len() || self.context.pace().always_measures(expected)
+    }
+
     /// What a launch is expected to take.
     fn expected(&self, launch: usize, batch: &Batch) -> Expected {
         if self.launches[launch].rows_of(batch) == 0 {

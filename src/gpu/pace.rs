@@ -112,13 +112,18 @@ impl Pace {
         self.bound * AIM
     }
 
+    /// Whether every submit like this is measured.
+    pub(super) fn always_measures(&self, expected: Expected) -> bool {
+        !expected.measured || expected.seconds > self.aim() / 4.0
+    }
+
     /// Whether to measure a submit, for which the device has to be idle before and is waited for afterwards:
     /// that is dear for short ones, which need it least.
     fn measures(&self, expected: Expected) -> bool {
         let mut state = lock(&self.state);
         state.unmeasured += 1;
         let due = state.unmeasured > SELDOM && expected.seconds > SHORT;
-        let measures = !expected.measured || due || expected.seconds > self.aim() / 4.0;
+        let measures = due || self.always_measures(expected);
         if measures {
             state.unmeasured = 0;
         }

@@ -205,17 +205,18 @@ fn generation(args: &Args, session: &mut Session, tokens: usize, depth: usize) -
     for _ in 0..=args.repeat {
         session.truncate(depth);
         let start = Instant::now();
-        let mut stream = session.generate_ids(&one, &Sampling::default().max_tokens(tokens + 1))?;
+        // The first of its steps feeds `one`.
+        let sampling = Sampling::default().max_tokens(tokens).ignore_eos(true);
+        let mut stream = session.generate_ids(&one, &sampling)?;
         stream.next().transpose()?;
         first = first.min(start.elapsed().as_secs_f64());
-        let start = Instant::now();
         for piece in stream {
             piece?;
         }
         seconds.push(start.elapsed().as_secs_f64());
     }
     seconds.remove(0);
-    session.truncate(depth + 1 + tokens / 2);
+    session.truncate(depth + tokens / 2);
     let encode = encode_time(|| session.encode_time(&one))?;
     let kernels = kernels::measure(args, || session.profile(&one))?;
     let plan = session.plan(Phase::Decode)?;
@@ -224,7 +225,7 @@ fn generation(args: &Args, session: &mut Session, tokens: usize, depth: usize) -
         sequences: 1,
         tokens,
         seconds,
-        traffic: decode_traffic(&plan, 1, depth + 1, tokens),
+        traffic: decode_traffic(&plan, 1, depth, tokens),
         launches: plan.launches.len() as f64,
         encode,
         first,
