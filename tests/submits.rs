@@ -67,3 +67,28 @@ fn tokens_are_not_kept_back_by_long_steps() {
     let steps: Vec<usize> = submits.windows(2).map(|two| two[1] - two[0]).collect();
     assert!(steps[0] > 0 && steps.iter().all(|step| *step == steps[0]), "{submits:?}");
 }
+
+#[test]
+fn steps_of_many_sequences_are_bounded() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    Tiny::default().write(folder.path()).unwrap();
+    let ids: Vec<u32> = (0..20).map(|i| 3 + i * 7).collect();
+    let run = |bound: Duration| {
+        let context = bounded(bound);
+        let model = load(&context, folder.path());
+        let mut group = model.group(&session_options(KvFormat::F16, 8, 8), ids.len()).unwrap();
+        // The first step is measured.
+        group.feed_each(&ids).unwrap();
+        let before = context.submits().count;
+        group.feed_each(&ids).unwrap();
+        let logits: Vec<Vec<f32>> = (0..ids.len()).map(|s| group.logits(s).unwrap().to_vec()).collect();
+        (context.submits().count - before, group.plan().launches.len(), logits)
+    };
+    let (_, launches, expected) = run(Duration::from_secs(60));
+    let (submits, _, logits) = run(Duration::from_micros(1));
+    assert!(submits >= 2 * launches, "{submits} submits of {launches} launches");
+    assert_eq!(logits, expected);
+}

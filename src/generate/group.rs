@@ -144,8 +144,9 @@ impl Group {
         Ok(())
     }
 
-    /// Feeds one of `ids` to each sequence, in one step. On an error none of them is fed; but where the logits
-    /// of some sequences are no numbers, only these are not fed, and their [`logits`](Self::logits) say so.
+    /// Feeds one of `ids` to each sequence, in one step, or in several where that would keep the
+    /// device busy for too long. On an error none of them is fed; but where the logits of some sequences are no
+    /// numbers, only these are not fed, and their [`logits`](Self::logits) say so.
     pub fn feed_each(&mut self, ids: &[u32]) -> Result<()> {
         if ids.len() != self.ids.len() {
             let message = format!("{} tokens for {} sequences", ids.len(), self.ids.len());
@@ -157,31 +158,51 @@ impl Group {
 
     /// As [`feed_each`](Self::feed_each), for some of the sequences: a token for each of those named.
     pub fn feed_some(&mut self, ids: &[(usize, u32)]) -> Result<()> {
-        let batch = self.next_batch(ids)?;
-        let tables = StepTables(self.cache.tables());
-        self.base.compare(&mut self.decode, &batch, tables, &mut self.findings)?;
-        self.decode.run(&batch, tables)?;
-        let mut read = std::mem::take(&mut self.read);
-        pollster::block_on(self.decode.read_logits(ids.len(), &mut read))?;
-        let vocab = self.base.model.config().vocab_size;
-        for ((sequence, id), row) in ids.iter().zip(read.chunks_exact(vocab)) {
-            let fed = &mut self.ids[*sequence];
-            match numbers(row, fed.len()) {
-                Ok(()) => {
-                    fed.push(*id);
-                    self.known[*sequence] = fed.len();
-                    self.logits[*sequence * vocab..][..vocab].copy_from_slice(row);
-                    self.state[*sequence] = State::Ready;
-                }
-                Err(_) => {
-                    let position = fed.len();
-                    self.truncate(*sequence, position);
-                    self.state[*sequence] = State::Failed(position);
-                }
+        let all = self.next_batch(ids)?;
+        // So that no part of it is refused later.
+        all.check(self.base.model.config().vocab_size, self.cache.capacity(), self.ids.len())?;
+        let mut fed = 0;
+        self.feed_parts(&all, &mut fed).inspect_err(|_| {
+            for token in &all.tokens[..fed] {
+                self.truncate(token.sequence as usize, token.position as usize);
+            }
+        })
+    }
+
+    /// Feeds the tokens of `all`, as many in a step as keep the device busy for a bounded time, and counts them.
+    fn feed_parts(&mut self, all: &Batch, fed: &mut usize) -> Result<()> {
+        loop {
+            let tables = StepTables(self.cache.tables());
+            let rest = Batch { tokens: all.tokens[*fed..].to_vec(), outputs: Vec::new() }.with_all_outputs();
+            let part = front(&self.decode, rest);
+            self.base.compare(&mut self.decode, &part, tables, &mut self.findings)?;
+            self.decode.run(&part, tables)?;
+            let mut read = std::mem::take(&mut self.read);
+            pollster::block_on(self.decode.read_logits(part.tokens.len(), &mut read))?;
+            let vocab = self.base.model.config().vocab_size;
+            for (token, row) in part.tokens.iter().zip(read.chunks_exact(vocab)) {
+                self.take(*token, row);
+            }
+            self.read = read;
+            *fed += part.tokens.len();
+            if *fed == all.tokens.len() {
+                return Ok(());
             }
         }
-        self.read = read;
-        Ok(())
+    }
+
+    /// Takes note that a token was fed, or was not where its logits are no numbers.
+    fn take(&mut self, token: Token, logits: &[f32]) {
+        let (sequence, position) = (token.sequence as usize, token.position as usize);
+        if numbers(logits, position).is_err() {
+            self.truncate(sequence, position);
+            self.state[sequence] = State::Failed(position);
+            return;
+        }
+        self.ids[sequence].push(token.id);
+        self.known[sequence] = position + 1;
+        self.logits[sequence * logits.len()..][..logits.len()].copy_from_slice(logits);
+        self.state[sequence] = State::Ready;
     }
 
     /// Chooses the next token of each sequence and feeds them, in one step; none for a sequence whose logits
