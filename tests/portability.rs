@@ -56,12 +56,12 @@ fn write_texts() {
 /// f32 for f16, which the device of Tint does not have.
 fn without_matrices(variant: &Variant) -> String {
     let emulated = include_str!("support/coop_emulated.wgsl");
-    let side =
-        if variant.parts().any(|part| part == Part::Coop8) { (8, Part::Coop8) } else { (16, Part::Coop16) };
+    let small = variant.parts().any(|part| part == Part::Coop8);
+    let (side, part) = if small { (8, Part::Coop8) } else { (16, Part::Coop16) };
     let emulated = emulated
-        .replace("SIDE = 16u", &format!("SIDE = {}u", side.0))
-        .replace("SIDES = 2u", &format!("SIDES = {}u", 32 / side.0));
-    let source = link(variant).source.replace(side.1.source().1, &emulated);
+        .replace("SIDE = 16u", &format!("SIDE = {side}u"))
+        .replace("SIDES = 2u", &format!("SIDES = {}u", 32 / side));
+    let source = link(variant).source.replace(part.source().1, &emulated);
     assert!(!source.contains("coop_mat"), "{variant}");
     let f32s = source.replace("array<f16,", "array<f32,").replace("vec4<f16>", "vec4<f32>");
     f32s.replace("enable wgpu_cooperative_matrix;", "").replace("enable f16;", "")

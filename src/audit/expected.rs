@@ -114,7 +114,7 @@ impl Audit<'_> {
             Op::Embed { table, scale } => {
                 for &row in &picked {
                     let id = self.batch.tokens[row].id as usize;
-                    let values = self.weight_row(table, 0, id).await?;
+                    let values = self.weight_row(table, id).await?;
                     // Drivers may take halves below 2^-14 for zero.
                     let tiny = 6.2e-5 * f64::from(scale.abs());
                     let near = |v: &f32| {
@@ -315,15 +315,14 @@ impl Audit<'_> {
         Ok([self.vector(norm.q).await?, self.vector(norm.k).await?])
     }
 
-    /// Row `row` of matrix number `matrix` of a weight.
-    async fn weight_row(&self, weight: WeightId, matrix: usize, row: usize) -> Result<Vec<f32>> {
+    /// Row `row` of a weight that is one matrix.
+    async fn weight_row(&self, weight: WeightId, row: usize) -> Result<Vec<f32>> {
         for (shard, s) in self.layouts[weight.0].shards.iter().enumerate() {
-            let Some(of) = matrix.checked_sub(s.matrices.0).filter(|of| *of < s.matrices.1) else { continue };
             let Some(r) = row.checked_sub(s.first).filter(|r| r % s.stride == 0 && r / s.stride < s.rows)
             else {
                 continue;
             };
-            return Ok(self.shard_rows(weight, shard, of * s.each + r / s.stride..).await?.swap_remove(0));
+            return Ok(self.shard_rows(weight, shard, r / s.stride..).await?.swap_remove(0));
         }
         Err(Error::shape(&self.run.plan().graph.weights[weight.0].name, format!("no shard has row {row}")))
     }

@@ -412,13 +412,11 @@ fn unpack_super(format: WeightFormat, quants: &[u8], scales: &[u8]) -> k::Super 
             _ => (scales[4 + i] as i8, 0),
         };
     }
-    // Words of upper bits of a group, and how many low bits a quant has beside them.
-    let (words, low) = match format {
-        WeightFormat::Q2_K => (0, 2),
-        WeightFormat::Q3_K => (1, 3),
-        WeightFormat::Q5_K => (1, 4),
-        WeightFormat::Q6_K => (2, 4),
-        _ => (0, 4),
+    // Words of upper bits of a group.
+    let words = match format {
+        WeightFormat::Q3_K | WeightFormat::Q5_K => 1,
+        WeightFormat::Q6_K => 2,
+        _ => 0,
     };
     for (group, q) in block.q.chunks_exact_mut(GROUP).enumerate() {
         let quants = &quants[group * group_bytes(format)..][..group_bytes(format)];
@@ -430,12 +428,19 @@ fn unpack_super(format: WeightFormat, quants: &[u8], scales: &[u8]) -> k::Super 
             continue;
         }
         for (j, q) in q.iter_mut().enumerate() {
-            let bits = if low == 2 { gathered(quants, 2, j) } else { quants[j % 16] >> (j / 16 * 4) & 15 };
-            let high = if words == 0 { 0 } else { gathered(upper, words as u32, j) };
-            *q = bits | high << low;
+            *q = match (format, words) {
+                (WeightFormat::Q2_K, _) => gathered(quants, 2, j),
+                (_, 0) => nibble(quants, j),
+                _ => nibble(quants, j) | gathered(upper, words as u32, j) << 4,
+            };
         }
     }
     block
+}
+
+/// The low bits of quant `j`, of which a byte has those of two.
+fn nibble(quants: &[u8], j: usize) -> u8 {
+    quants[j % 16] >> (j / 16 * 4) & 15
 }
 
 /// Of quant `j` the bits that [`spread`] put into `bits` words.

@@ -293,6 +293,7 @@ impl Part {
     pub fn needs(self) -> Option<Self> {
         match self {
             Self::Weight(format) => Self::table(format),
+            Self::LookupComputed => Some(Self::LookupNone),
             Self::OutGlu(act) => Some(Self::Act(act)),
             _ => None,
         }

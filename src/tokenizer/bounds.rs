@@ -82,7 +82,9 @@ pub(super) fn prepared(source: &str) -> String {
         out.push_str(&changed);
         rest = &tag[2 + inner.len()..];
         if tag.as_bytes()[1] == b'%' && word == "raw" {
-            let end = rest.find("endraw").unwrap_or(rest.len());
+            let ends =
+                |(at, _): &(usize, &str)| rest[at + 2..].trim_start_matches(signs).starts_with("endraw");
+            let end = rest.match_indices("{%").find(ends).map_or(rest.len(), |(at, _)| at);
             out.push_str(&rest[..end]);
             rest = &rest[end..];
         }
@@ -373,6 +375,10 @@ mod tests {
             (
                 "{% raw %}{{ a ~ b }}{% endraw %}{# a ~ b #}{{ a ~ b",
                 "{% raw %}{{ a ~ b }}{% endraw %}{# a ~ b #}{{ a ~ b",
+            ),
+            (
+                "{% raw %}endraw {{ a ~ b }} {%- endraw %}{{ a ~ b }}",
+                "{% raw %}endraw {{ a ~ b }} {%- endraw %}{{ a! ~ b! }}",
             ),
             (
                 "{% set x = a ~ b %}{% set y | f %}",
