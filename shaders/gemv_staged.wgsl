@@ -2,10 +2,10 @@
 //
 // Grid   (teams of four rows, 2-D beyond the limit of one dimension, tokens in z).
 //        SPAN is the most lanes that a team may have; WG divides eight times as many.
-// Links  step, rows_*, lane_teams, weight_*, bytes_*, lookup_*, four_rows, order_rows, x_storage, norm_*, out_*, bias_*,
+// Links  step, rows_*, lane_teams, weight_*, bytes_*, lookup_*, groups_*, order_rows, x_storage, norm_*, out_*, bias_*,
 //        matrix_*
 //
-// As `gemv` with one column, for GPUs. Lanes take a group of 32 columns each, so that weights
+// As `gemv` with one column, for GPUs. Lanes take one group of 32 columns each, or two, so that weights
 // are read side by side; the activations of neighbouring lanes then lie 128 bytes apart, which
 // costs a GPU a turn for each lane and load. Here the teams of a workgroup bring the columns of
 // a turn to workgroup memory, where a lane's distance is no multiple of the banks, and
@@ -29,8 +29,9 @@ struct Params {
 @group(0) @binding(7) var<uniform> p: Params;
 
 const ROWS = 4u;
-// Vectors of a group in workgroup memory: its eight, and one unused.
-const PITCH = 9u;
+// Vectors of a lane in workgroup memory: eight of each of its groups, and one unused.
+const OWN = 8u * SIDE;
+const PITCH = OWN + 1u;
 
 var<workgroup> staged: array<vec4<f32>, SPAN * PITCH>;
 var<workgroup> partial: array<f32, WG>;  // sums of squares, by team
@@ -47,33 +48,29 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         let r0 = base + lane.team * ROWS;
         var sums = vec4<f32>(0.0);
         var squares = 0.0;
-        for (var first = 0u; first < p.groups; first += team.lanes) {
-            let g = first + lane.index;
-            var blocks: array<Block, ROWS>;
+        for (var first = 0u; first < p.groups; first += team.lanes * SIDE) {
+            let g = first + lane.index * SIDE;
+            var rows: array<Blocks, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
                 // Rows and groups beyond the last repeat it, and count for nothing.
-                blocks[r] = block(block_at(layer.weights + min(r0 + r, p.rows - 1u), min(g, p.groups - 1u)));
+                rows[r] = blocks(block_at(layer.weights + min(r0 + r, p.rows - 1u), min(g, p.groups - SIDE)));
             }
             workgroupBarrier();
-            for (var j = 0u; j < SPAN * 8u / WG; j++) {
+            for (var j = 0u; j < SPAN * OWN / WG; j++) {
                 let i = lane.local + j * WG;
                 let at = first * 8u + i;
-                if (i < team.lanes * 8u && at < quads) {
+                if (i < team.lanes * OWN && at < quads) {
                     var v = x4(x0 + at);
                     if (HAS_NORM) {
                         squares += dot(v, v);
                         v *= gain4(at);
                     }
-                    staged[i / 8u * PITCH + i % 8u] = v;
+                    staged[i / OWN * PITCH + i % OWN] = v;
                 }
             }
             workgroupBarrier();
             if (comes_along(g)) {
-                var v: array<vec4<f32>, 8>;
-                for (var i = 0u; i < 8u; i++) {
-                    v[i] = own(staged[lane.index * PITCH + i], g);
-                }
-                sums = four_rows(&blocks, &v, sums);
+                sums = add_groups(&rows, lane.index * PITCH, g, sums);
             }
         }
         if (HAS_NORM) {

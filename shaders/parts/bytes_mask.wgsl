@@ -26,3 +26,20 @@ fn bytes(word: u32, most: u32) -> vec4<f32> {
     }
     return fields(word, 0u, most);
 }
+
+// Of the sixteen fields of two bits in a word those at 2 i + 8 c, each with twos_lift(i) more: 4 or 16. Their first
+// bits come to lie at 21, where they count as 1 in a float between 4 and 8, or at 19, as in one between 16
+// and 32. So no operation is needed to take 2^23 off; what is too much is taken off a sum, which costs a few bits of
+// it where 2^23 would cost all.
+const TWOS_LIFT = true;
+fn twos_lift(i: u32) -> f32 { return select(16.0, 4.0, i % 2u == 1u); }
+fn twos(word: u32, i: u32) -> vec4<f32> {
+    // The fields at 2 and 6, of the lower half of each byte and of the upper one.
+    let lower = vec4<u32>(word << 19u, word << 11u, word << 3u, word >> 5u);
+    let upper = vec4<u32>(word << 15u, word << 7u, word >> 1u, word >> 9u);
+    let moved = select(upper, lower, i < 2u);
+    if (i % 2u == 1u) {
+        return bitcast<vec4<f32>>((moved & vec4<u32>(3u << 21u)) | vec4<u32>(0x40800000u + (p.groups >> 31u)));
+    }
+    return bitcast<vec4<f32>>((moved & vec4<u32>(3u << 19u)) | vec4<u32>(0x41800000u + (p.groups >> 31u)));
+}

@@ -12,3 +12,8 @@ fn fields(word: u32, shift: u32, most: u32) -> vec4<f32> {
 
 // The bytes of a word; none has bits beyond those of `most`.
 fn bytes(word: u32, most: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8(word)); }
+
+// Of the sixteen fields of two bits in a word those at 2 i + 8 c, each with twos_lift(i) more.
+const TWOS_LIFT = false;
+fn twos_lift(i: u32) -> f32 { return 0.0; }
+fn twos(word: u32, i: u32) -> vec4<f32> { return fields(word, 2u * i, 3u); }

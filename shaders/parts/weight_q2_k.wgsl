@@ -22,10 +22,25 @@ fn block(g: u32) -> Block {
     return Block(q, scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
 }
 
+// Groups 2 n and 2 n + 1.
+fn pair(n: u32) -> array<Block, 2> {
+    let all = super_of(2u * n);
+    let at = all.x * 5u;
+    let q = w[n];
+    let de = scales[at];
+    let sm = scales[at + 1u + all.y / 2u];
+    return array<Block, 2>(Block(q.xy, de, sm), Block(q.zw, de, sm >> 16u));
+}
+
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     return fields(b.q[i / 4u], i % 4u * 2u, 3u);
 }
+
+// The same with lift(i) more, where that is cheaper.
+const LIFTS = TWOS_LIFT;
+fn lift(i: u32) -> f32 { return twos_lift(i); }
+fn lifted(b: Block, i: u32) -> vec4<f32> { return twos(b.q[i / 4u], i % 4u); }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> {
     let de = unpack2x16float(b.de);
@@ -38,4 +53,14 @@ fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
     let de = unpack2x16float(b.de);
     let s = picked(vec4<u32>(b.sm), vec4<u32>(0u, 8u, 4u, 12u), 15u);
     return de.x * (s.x * qx.x + s.y * qx.y) - de.y * (s.z * x.x + s.w * x.y);
+}
+
+// The same over one half.
+fn weigh_half(b: Block, half: u32, qx: f32, x: f32) -> f32 {
+    let de = unpack2x16float(b.de);
+    let s = picked(vec4<u32>(b.sm), vec4<u32>(0u, 4u, 8u, 12u), 15u);
+    if (half == 0u) {
+        return de.x * (s.x * qx) - de.y * (s.y * x);
+    }
+    return de.x * (s.z * qx) - de.y * (s.w * x);
 }

@@ -24,6 +24,17 @@ fn block(g: u32) -> Block {
     return Block(q, scales[at + 5u + all.y], unpack2x16float(scales[at]).x, s);
 }
 
+// Groups 2 n and 2 n + 1.
+fn pair(n: u32) -> array<Block, 2> {
+    let all = super_of(2u * n);
+    let at = all.x * 13u;
+    let q = w[n];
+    let d = unpack2x16float(scales[at]).x;
+    let s = scales[at + 1u + all.y / 2u];
+    let high = at + 5u + all.y;
+    return array<Block, 2>(Block(q.xy, scales[high], d, s), Block(q.zw, scales[high + 1u], d, s >> 16u));
+}
+
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let ten = b.q[i / 4u];
@@ -41,6 +52,11 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
     }
 }
 
+// The same with lift(i) more, where that is cheaper.
+const LIFTS = false;
+fn lift(i: u32) -> f32 { return 0.0; }
+fn lifted(b: Block, i: u32) -> vec4<f32> { return quad(b, i); }
+
 // The scale of a half, a signed byte, times d.
 fn scale(b: Block, half: u32) -> f32 {
     return b.d * f32(bitcast<i32>(b.s << (24u - 8u * half)) >> 24u);
@@ -56,3 +72,6 @@ fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
     let sums = qx - 4.0 * x;
     return scale(b, 0u) * sums.x + scale(b, 1u) * sums.y;
 }
+
+// The same over one half.
+fn weigh_half(b: Block, half: u32, qx: f32, x: f32) -> f32 { return scale(b, half) * (qx - 4.0 * x); }

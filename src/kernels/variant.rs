@@ -31,6 +31,8 @@ pub enum Part {
     BytesUnpack,
     BytesMask,
     FourRows,
+    GroupsOne,
+    GroupsPair,
     OrderRows,
     OrderBundles,
     XStorage,
@@ -91,6 +93,8 @@ impl Part {
             Self::BytesUnpack,
             Self::BytesMask,
             Self::FourRows,
+            Self::GroupsOne,
+            Self::GroupsPair,
             Self::OrderRows,
             Self::OrderBundles,
             Self::XStorage,
@@ -166,6 +170,8 @@ impl Part {
             Self::BytesUnpack => part!("bytes_unpack"),
             Self::BytesMask => part!("bytes_mask"),
             Self::FourRows => part!("four_rows"),
+            Self::GroupsOne => part!("groups_one"),
+            Self::GroupsPair => part!("groups_pair"),
             Self::OrderRows => part!("order_rows"),
             Self::OrderBundles => part!("order_bundles"),
             Self::XStorage => part!("x_storage"),
@@ -216,6 +222,7 @@ impl Part {
             | Self::LookupComputed
             | Self::BytesUnpack
             | Self::FourRows
+            | Self::GroupsOne
             | Self::OrderRows
             | Self::XStorage
             | Self::OutStore
@@ -238,6 +245,7 @@ impl Part {
             Self::Weight(format) => Some(format.name()),
             Self::LookupLanes => Some("lanes"),
             Self::BytesMask => Some("masks"),
+            Self::GroupsPair => Some("pairs"),
             Self::OrderBundles => Some("bundles"),
             Self::XUniform => Some("uniform"),
             Self::OutAdd | Self::RowAdd => Some("add"),
@@ -289,11 +297,18 @@ impl Part {
         }
     }
 
+    /// How many groups of a row a lane takes at once, where subgroups have up to `lanes` lanes.
+    pub fn groups(format: WeightFormat, lanes: u32) -> Self {
+        let pairs = matches!(format, WeightFormat::Q2_K | WeightFormat::Q3_K);
+        if pairs && tuning::pairs(lanes) { Self::GroupsPair } else { Self::GroupsOne }
+    }
+
     /// A part that it calls, which is linked with it.
     pub fn needs(self) -> Option<Self> {
         match self {
             Self::Weight(format) => Self::table(format),
             Self::LookupComputed => Some(Self::LookupNone),
+            Self::GroupsOne => Some(Self::FourRows),
             Self::OutGlu(act) => Some(Self::Act(act)),
             _ => None,
         }
