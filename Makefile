@@ -1,8 +1,9 @@
-.PHONY: help demo test build windows isa portability deny
+.PHONY: help demo test golden build windows isa portability deny
 
 help:
 	@echo 'make demo         set up what is missing (Debian, Ubuntu), build, and generate text'
 	@echo 'make test         everything CI checks, on the software adapter'
+	@echo 'make golden       the golden tests, SmolLM2 included, on four more software adapters (hours)'
 	@echo 'make build        target/release/wgllama'
 	@echo 'make windows      wgllama.exe, built on Debian and tested under Wine'
 	@echo 'make isa          docs/ISA.md: what a GPU compiler makes of the kernels (needs Mesa, no GPU)'
@@ -14,6 +15,9 @@ demo:
 
 test:
 	@scripts/test.sh
+
+golden:
+	@scripts/golden.sh
 
 build:
 	cargo build --release

@@ -4,8 +4,8 @@
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# shellcheck source=scripts/setup.sh
-source scripts/setup.sh
+# shellcheck source=scripts/golden.sh
+source scripts/golden.sh
 
 setup() {
     ensure_rust
@@ -51,32 +51,10 @@ step 'cargo fmt' cargo fmt --check
 step 'cargo clippy' cargo clippy --all-targets -- -D warnings
 # Library, binary, examples (built), integration tests and doc tests.
 step 'cargo test' cargo test
-# The golden tests of small models on other adapters, where they are to be had. Mesa 22 keeps memory of every
-# launch, so that there only the shortest are run.
-golden_on() {
-    local variables=()
-    while [[ ${1:-} == *=* ]]; do
-        variables+=("$1")
-        shift
-    done
-    env "${variables[@]}" cargo test --test golden -- --skip smollm2 "$@"
-}
-step "golden tests at WebGPU's least limits" golden_on WGLLAMA_TEST_BASELINE=1
+# Those of small models: SmolLM2's take minutes to half an hour on each of these adapters (`make golden`).
+golden_elsewhere --skip smollm2
 step "more tests at WebGPU's least limits" env WGLLAMA_TEST_BASELINE=1 \
     cargo test --test tiny --test fusions --test steps --test sampling --test faults
-if have_apt; then
-    ensure_opengl
-    step 'golden tests on OpenGL' golden_on WGLLAMA_TEST_DEVICE=gl
-    file=$(swiftshader)
-    step 'golden tests on SwiftShader' golden_on "VK_DRIVER_FILES=$file" "VK_ICD_FILENAMES=$file"
-    if [[ $(os_release ID) == debian ]]; then
-        file=$(stock_mesa)
-        step "golden tests on the distribution's Mesa" golden_on "VK_DRIVER_FILES=$file" "VK_ICD_FILENAMES=$file" \
-            --skip stories --skip chunks
-    fi
-else
-    say "NOTICE: no apt; the golden tests on OpenGL, SwiftShader and an older Mesa are skipped"
-fi
 step 'cargo doc' env RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
 # The dev profile shares its dependencies with the tests above: the benches only
 # have to compile here.
