@@ -32,7 +32,7 @@ golden_elsewhere() {
     step 'golden tests on SwiftShader' golden_on "VK_DRIVER_FILES=$file" "VK_ICD_FILENAMES=$file" "$@"
     if [[ $(os_release ID) == debian ]]; then
         file=$(stock_mesa)
-        # Mesa 22 keeps memory of launches that nobody waits for: of thousands in short steps all that there is.
+        # Mesa 22 compiles stories260K's kernels anew at each launch, until all memory is taken.
         step "golden tests on the distribution's Mesa" golden_on "VK_DRIVER_FILES=$file" "VK_ICD_FILENAMES=$file" \
             --skip stories --skip chunks_of_the_prompt_do_not_change_the_text "$@"
     fi
