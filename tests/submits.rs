@@ -13,13 +13,17 @@ fn bounded(bound: Duration) -> Context {
     Context::new(&ContextOptions { longest_submit: Some(bound), ..support::device() }).unwrap()
 }
 
-#[test]
-fn submits_are_bounded_at_a_context_of_8k() {
-    if gpu().is_none() {
-        return;
-    }
+/// The tiny model, where there is a device to run it.
+fn tiny() -> Option<tempfile::TempDir> {
+    gpu()?;
     let folder = tempfile::tempdir().unwrap();
     Tiny::default().write(folder.path()).unwrap();
+    Some(folder)
+}
+
+#[test]
+fn submits_are_bounded_at_a_context_of_8k() {
+    let Some(folder) = tiny() else { return };
     let ids: Vec<u32> = (0..8000).map(|i| 3 + i * 31 % 200).collect();
     let run = |bound: Duration| {
         let context = bounded(bound);
@@ -48,11 +52,7 @@ fn submits_are_bounded_at_a_context_of_8k() {
 
 #[test]
 fn tokens_are_not_kept_back_by_long_steps() {
-    if gpu().is_none() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    Tiny::default().write(folder.path()).unwrap();
+    let Some(folder) = tiny() else { return };
     // So short that each launch is a submit that is waited for.
     let context = bounded(Duration::from_micros(1));
     let model = load(&context, folder.path());
@@ -70,11 +70,7 @@ fn tokens_are_not_kept_back_by_long_steps() {
 
 #[test]
 fn steps_of_many_sequences_are_bounded() {
-    if gpu().is_none() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    Tiny::default().write(folder.path()).unwrap();
+    let Some(folder) = tiny() else { return };
     let ids: Vec<u32> = (0..20).map(|i| 3 + i * 7).collect();
     let run = |bound: Duration| {
         let context = bounded(bound);
