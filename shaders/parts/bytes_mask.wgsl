@@ -1,13 +1,13 @@
 // Bits of words as floats, for GPUs that are slow to shift and to convert (NVIDIA's). Masked in place they are
 // the lower bits of a float between 2^23 and 2^24, of which a multiply-add leaves them: two operations, and exact.
 
-// The bits of 2^23. An operation has room for one literal, and the mask is it: what the compiler can't know,
-// that there are fewer than 2^31 groups, keeps this one in a register.
-fn upper_bits() -> vec4<u32> { return vec4<u32>(0x4b000000u + (p.groups >> 31u)); }
+// The upper bits of a float, for each of four: 0x4b000000 are those of 2^23. An operation has room for one literal,
+// and the mask is it: what the compiler can't know, that there are fewer than 2^31 groups, keeps these in a register.
+fn held(bits: u32) -> vec4<u32> { return vec4<u32>(bits + (p.groups >> 31u)); }
 
 // Of each word the bits of `most` that begin at `at`; the last of them is below bit 23.
 fn picked(words: vec4<u32>, at: vec4<u32>, most: u32) -> vec4<f32> {
-    let bits = (words & (vec4<u32>(most) << at)) | upper_bits();
+    let bits = (words & (vec4<u32>(most) << at)) | held(0x4b000000u);
     let unit = bitcast<vec4<f32>>((vec4<u32>(127u) - at) << vec4<u32>(23u));
     return fma(bitcast<vec4<f32>>(bits), unit, -8388608.0 * unit);
 }
@@ -35,11 +35,11 @@ const TWOS_LIFT = true;
 fn twos_lift(i: u32) -> f32 { return select(16.0, 4.0, i % 2u == 1u); }
 fn twos(word: u32, i: u32) -> vec4<f32> {
     // The fields at 2 and 6, of the lower half of each byte and of the upper one.
-    let lower = vec4<u32>(word << 19u, word << 11u, word << 3u, word >> 5u);
-    let upper = vec4<u32>(word << 15u, word << 7u, word >> 1u, word >> 9u);
-    let moved = select(upper, lower, i < 2u);
+    let low = vec4<u32>(word << 19u, word << 11u, word << 3u, word >> 5u);
+    let high = vec4<u32>(word << 15u, word << 7u, word >> 1u, word >> 9u);
+    let moved = select(high, low, i < 2u);
     if (i % 2u == 1u) {
-        return bitcast<vec4<f32>>((moved & vec4<u32>(3u << 21u)) | vec4<u32>(0x40800000u + (p.groups >> 31u)));
+        return bitcast<vec4<f32>>((moved & vec4<u32>(3u << 21u)) | held(0x40800000u));
     }
-    return bitcast<vec4<f32>>((moved & vec4<u32>(3u << 19u)) | vec4<u32>(0x41800000u + (p.groups >> 31u)));
+    return bitcast<vec4<f32>>((moved & vec4<u32>(3u << 19u)) | held(0x41800000u));
 }
