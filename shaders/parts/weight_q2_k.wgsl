@@ -16,10 +16,7 @@ struct Block {
 fn block(g: u32) -> Block {
     let all = super_of(g);
     let at = all.x * 5u;
-    // Two groups share a vector.
-    let two = w[g / 2u];
-    let q = select(two.zw, two.xy, g % 2u == 0u);
-    return Block(q, scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
+    return Block(half_vector(g), scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
 }
 
 // Groups 2 n and 2 n + 1.

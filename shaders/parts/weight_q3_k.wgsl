@@ -17,11 +17,8 @@ struct Block {
 fn block(g: u32) -> Block {
     let all = super_of(g);
     let at = all.x * 13u;
-    // Two groups share a vector.
-    let two = w[g / 2u];
-    let q = select(two.zw, two.xy, g % 2u == 0u);
     let s = scales[at + 1u + all.y / 2u] >> (16u * all.y);
-    return Block(q, scales[at + 5u + all.y], unpack2x16float(scales[at]).x, s);
+    return Block(half_vector(g), scales[at + 5u + all.y], unpack2x16float(scales[at]).x, s);
 }
 
 // Groups 2 n and 2 n + 1.

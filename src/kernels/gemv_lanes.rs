@@ -17,9 +17,9 @@ kernel!(
     variants
 );
 
-fn variant(shape: LanesShape, problem: &Gemv) -> Variant {
+fn variant(shape: LanesShape, problem: &Gemv, caps: &Caps) -> Variant {
     let mut parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
-    parts.push(Part::lookup(problem.format));
+    parts.push(Part::lookup_together(problem.format, caps));
     let mut numbers = vec![("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)];
     numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
     Variant::new(&GEMV_LANES, &parts, &numbers)
@@ -44,27 +44,27 @@ fn variants(caps: &Caps) -> Vec<Variant> {
                 let max_batch = cols as usize;
                 let problem =
                     Gemv { format, order: Order::Bundles, out, bias, norm, batch, max_batch, ..Gemv::SMALL };
-                all.push(variant(shape, &problem));
+                all.push(variant(shape, &problem, caps));
             }
             let size = (cols > 1).then_some(cols as usize);
             let plain = Gemv { format, order: Order::Bundles, ..Gemv::SMALL };
-            all.extend(plain.of_experts(size).iter().map(|p| variant(shape, p)));
+            all.extend(plain.of_experts(size).iter().map(|p| variant(shape, p, caps)));
         }
     }
     all
 }
 
 /// The dispatch of `problem` with a given division of work.
-pub fn dispatch(problem: &Gemv, shape: LanesShape) -> Dispatch {
+pub fn dispatch(problem: &Gemv, shape: LanesShape, caps: &Caps) -> Dispatch {
     let groups = (problem.rows as u32).div_ceil(shape.rows * shape.wg);
     let (grid, rows) = problem.grid(groups, shape.cols);
-    Dispatch { variant: variant(shape, problem), params: problem.params().words(), grid, rows }
+    Dispatch { variant: variant(shape, problem, caps), params: problem.params().words(), grid, rows }
 }
 
 /// On the lanes of a CPU, for which rows lie in bundles.
-pub fn select(problem: &Gemv) -> Dispatch {
+pub fn select(problem: &Gemv, caps: &Caps) -> Dispatch {
     let shape = tuning::lanes(problem.max_batch);
     // Experts' rows come one by one, or in groups of as many as there are columns.
     let cols = problem.experts.map_or(shape.cols, |e| e.size.map_or(1, |_| shape.cols));
-    dispatch(problem, LanesShape { cols, ..shape })
+    dispatch(problem, LanesShape { cols, ..shape }, caps)
 }

@@ -28,6 +28,7 @@ pub enum Part {
     LookupNone,
     LookupComputed,
     LookupLanes,
+    LookupEight,
     BytesUnpack,
     BytesMask,
     FourRows,
@@ -90,6 +91,7 @@ impl Part {
             Self::LookupNone,
             Self::LookupComputed,
             Self::LookupLanes,
+            Self::LookupEight,
             Self::BytesUnpack,
             Self::BytesMask,
             Self::FourRows,
@@ -167,6 +169,7 @@ impl Part {
             Self::LookupNone => part!("lookup_none"),
             Self::LookupComputed => part!("lookup_computed"),
             Self::LookupLanes => part!("lookup_lanes"),
+            Self::LookupEight => part!("lookup_eight"),
             Self::BytesUnpack => part!("bytes_unpack"),
             Self::BytesMask => part!("bytes_mask"),
             Self::FourRows => part!("four_rows"),
@@ -243,7 +246,7 @@ impl Part {
             Self::Coop8 => Some("coop_8"),
             Self::Coop16 => Some("coop_16"),
             Self::Weight(format) => Some(format.name()),
-            Self::LookupLanes => Some("lanes"),
+            Self::LookupLanes | Self::LookupEight => Some("lanes"),
             Self::BytesMask => Some("masks"),
             Self::GroupsPair => Some("pairs"),
             Self::OrderBundles => Some("bundles"),
@@ -292,7 +295,7 @@ impl Part {
     /// As [`lookup`](Self::lookup), where all lanes of a subgroup look up at once.
     pub fn lookup_together(format: WeightFormat, caps: &Caps) -> Self {
         match Self::lookup(format) {
-            Self::LookupComputed if tuning::lanes_look_up(caps) => Self::LookupLanes,
+            Self::LookupComputed => tuning::lookup(caps),
             lookup => lookup,
         }
     }
@@ -323,6 +326,7 @@ impl Part {
                 | Self::LaneWorkgroupSubgroup
                 | Self::LaneTileSubgroup
                 | Self::LookupLanes
+                | Self::LookupEight
         )
     }
 

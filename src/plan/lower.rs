@@ -451,7 +451,7 @@ impl Lowering<'_> {
 /// The kernel for a product on an adapter.
 fn product(problem: &gemv::Gemv, splits: usize, caps: &Caps) -> Dispatch {
     match problem.order {
-        Order::Bundles if caps.subgroup.is_some() => gemv_lanes::select(problem),
+        Order::Bundles if caps.subgroup.is_some() => gemv_lanes::select(problem, caps),
         Order::Bundles => gemv::select(problem, caps),
         Order::Rows => gemm_coop::select(problem, splits, caps)
             .or_else(|| gemm::select(problem, splits, caps))

@@ -1,0 +1,28 @@
+// Lookup: entries of a format's table, held by the first eight lanes of a subgroup, two by each: CPUs' lanes look up at
+// one another in one instruction.
+const LOOKED_UP_OFFSET = 0.0;
+
+var<private> lower: f32;  // of the entries that one of the lane
+var<private> upper: f32;  // and the eighth beyond it
+
+// To be called first, by lane `index` of its subgroup.
+fn start_lookup(index: u32) {
+    let two = entries(index % 8u * 0x101u + 0x800u) - TABLE_OFFSET;
+    lower = two.x;
+    upper = two.y;
+}
+
+// The entry for the lowest nibble.
+fn entry_of(i: u32) -> f32 {
+    return select(subgroupShuffle(lower, i & 7u), subgroupShuffle(upper, i & 7u), (i & 8u) != 0u);
+}
+
+// The entries for the nibbles from `shift` on, 0 or 4, of each byte of a word.
+fn looked_up(word: u32, shift: u32) -> vec4<f32> {
+    return vec4<f32>(
+        entry_of(word >> shift),
+        entry_of(word >> (shift + 8u)),
+        entry_of(word >> (shift + 16u)),
+        entry_of(word >> (shift + 24u)),
+    );
+}
