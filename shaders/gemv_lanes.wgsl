@@ -81,8 +81,8 @@ fn add_sums(
 }
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
-    let layer = layer_of(group.z, COLS);
     start_lookup(lane.index);
+    let layer = layer_of(group.z, COLS);
     // A workgroup may be less than a subgroup.
     let lanes = min(team.lanes, WG);
     // The same for all lanes of the subgroup, so that they shuffle together.

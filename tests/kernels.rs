@@ -158,8 +158,7 @@ fn gemv_of_lanes_equals_the_reference() {
             let (rows, bias) = ([33, 1, 7, 70][i], i == 0);
             let rig = Rig::new(linear_graph(k, rows, bias), format, k as u64);
             for tokens in [1, 9] {
-                let plan =
-                    with_dispatch(&rig, caps, tokens, bias, |problem| gemv_lanes::select(problem, caps));
+                let plan = with_dispatch(&rig, caps, tokens, bias, |p| gemv_lanes::select(p, caps));
                 let batch = batch(tokens, 11, i as u64 + 1);
                 let mut reference = Reference::new(&rig.graph, &rig, KvFormat::F32).unwrap();
                 let expected = reference.logits(&batch).unwrap();

@@ -1,9 +1,9 @@
-// Lookup: entries of a format's table, held by the first eight lanes of a subgroup, two by each: CPUs' lanes look up at
-// one another in one instruction.
+// Lookup: entries of a format's table, two in each of the first eight lanes of a subgroup: lanes of CPUs look up at one
+// another in one instruction. All lanes must reach it.
 const LOOKED_UP_OFFSET = 0.0;
 
-var<private> lower: f32;  // of the entries that one of the lane
-var<private> upper: f32;  // and the eighth beyond it
+var<private> lower: f32;  // the entry for the lane's index
+var<private> upper: f32;  // the eighth after it
 
 // To be called first, by lane `index` of its subgroup.
 fn start_lookup(index: u32) {

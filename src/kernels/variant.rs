@@ -294,10 +294,7 @@ impl Part {
 
     /// As [`lookup`](Self::lookup), where all lanes of a subgroup look up at once.
     pub fn lookup_together(format: WeightFormat, caps: &Caps) -> Self {
-        match Self::lookup(format) {
-            Self::LookupComputed => tuning::lookup(caps),
-            lookup => lookup,
-        }
+        Self::table(format).map_or(Self::LookupNone, |_| tuning::lookup(caps))
     }
 
     /// How many groups of a row a lane takes at once, where subgroups have up to `lanes` lanes.
