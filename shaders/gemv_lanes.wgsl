@@ -1,14 +1,16 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (subgroups of ROWS rows a lane, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, lookup_*, order_bundles, x_storage, norm_*, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, lookup_*, blocks_*, order_bundles, x_storage, norm_*, out_*, bias_*, matrix_*
 //
 // For adapters whose subgroups are the vector registers of a CPU. There a load costs for each
 // lane, also where all lanes load the same: so the lanes share the loads of x, each takes a
 // vector of four, and a shuffle, which is one instruction, hands it to all. A lane owns ROWS
 // rows, which lie in bundles, so that a subgroup's weights are one stream for the CPU to fetch
 // ahead; and no sum crosses lanes. Loops that choose among parts of a register are written out:
-// the compilers of such adapters turn a choice that depends on a counter into blends.
+// the compilers of such adapters turn a choice that depends on a counter into blends. A load is
+// hundreds of instructions there, so that of wide weights only TURN rows are loaded by a body,
+// which takes turns: written out, all would be more than a CPU's cache for instructions holds.
 struct Params {
     groups: u32,  // of 32 weights in a row
     rows: u32,    // in this shard, with the zero rows that fill the padding of y
@@ -24,6 +26,7 @@ struct Params {
 
 const_assert COLS == 1u || !HAS_NORM;
 const_assert ROWS == 4u;  // as bundles are ordered
+const_assert ROWS % TURN == 0u && (TURN == ROWS || COLS == 1u);
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
 @group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
@@ -48,16 +51,34 @@ fn shared_quad(team: Team, all: Eight, i: u32) -> vec4<f32> {
     return subgroupShuffle(all.high, i - 4u);
 }
 
+// Whether all quads are shared before the first is needed: several turns need them, and where a
+// group has two scales that is faster (Q2_K by a tenth on lavapipe, but Q4_0 slower).
+const SHARED_FIRST = HALVES || TURN < ROWS;
+
+fn quad_of_x(team: Team, all: Eight, v: ptr<function, array<vec4<f32>, 8>>, i: u32) -> vec4<f32> {
+    if (SHARED_FIRST) {
+        return (*v)[i];
+    }
+    return shared_quad(team, all, i);
+}
+
 struct Sums {
-    rows: array<f32, ROWS>,
+    rows: array<f32, TURN>,
     total: vec4<f32>,
 }
 
-fn add_quad(sums: ptr<function, Sums>, blocks: ptr<function, array<Block, ROWS>>, v: vec4<f32>, i: u32) {
+// Blocks of group `g` of a turn's rows, of which the first lies at `at`; they were those of the group before.
+fn next_blocks(blocks: ptr<function, array<Block, TURN>>, at: u32, g: u32) {
+    for (var r = 0u; r < TURN; r++) {
+        (*blocks)[r] = block_after((*blocks)[r], at + r * NEXT_ROW, g);
+    }
+}
+
+fn add_quad(sums: ptr<function, Sums>, blocks: ptr<function, array<Block, TURN>>, v: vec4<f32>, i: u32) {
     if (HAS_MIN) {
         (*sums).total += v;
     }
-    for (var r = 0u; r < ROWS; r++) {
+    for (var r = 0u; r < TURN; r++) {
         (*sums).rows[r] += dot(quad((*blocks)[r], i), v);
     }
 }
@@ -65,12 +86,12 @@ fn add_quad(sums: ptr<function, Sums>, blocks: ptr<function, array<Block, ROWS>>
 // Adds sums of quads that have the scale of quad i.
 fn add_sums(
     out: ptr<function, array<f32, ROWS * COLS>>,
-    blocks: ptr<function, array<Block, ROWS>>,
+    blocks: ptr<function, array<Block, TURN>>,
     sums: Sums,
     i: u32,
 ) {
     let total = dot(sums.total, vec4<f32>(1.0));
-    for (var r = 0u; r < ROWS; r++) {
+    for (var r = 0u; r < TURN; r++) {
         if (HAS_SCALE) {
             let dm = scale_min((*blocks)[r], i);
             (*out)[r] += dm.x * sums.rows[r] + dm.y * total;
@@ -98,10 +119,12 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     // The rows of x that a lane loads for all: columns beyond the last repeat it.
     let low = input_row(min(layer.start + mine % COLS, layer.end - 1u)) * p.groups;
     let high = input_row(min(layer.start + (mine + 4u) % COLS, layer.end - 1u)) * p.groups;
+    var blocks: array<Block, TURN>;
+    // What a compiler can't know, that there are fewer than 2^31 groups, keeps it from writing out several.
+    let turns = select(ROWS / TURN + (p.groups >> 31u), 1u, TURN == ROWS);
     for (var g = 0u; g < p.groups; g++) {
-        var blocks: array<Block, ROWS>;
-        for (var r = 0u; r < ROWS; r++) {
-            blocks[r] = block(block_at(row, g) + r * NEXT_ROW);
+        if (TURN == ROWS) {
+            next_blocks(&blocks, block_at(row, g), g);
         }
         if (COLS == 1u) {
             let at = g * 8u + mine;
@@ -117,20 +140,38 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                     all.high *= gain4(at + 4u);
                 }
             }
-            var sums: Sums;
-            add_quad(&sums, &blocks, shared_quad(team, all, 0u), 0u);
-            add_quad(&sums, &blocks, shared_quad(team, all, 1u), 1u);
-            add_quad(&sums, &blocks, shared_quad(team, all, 2u), 2u);
-            add_quad(&sums, &blocks, shared_quad(team, all, 3u), 3u);
-            if (HALVES) {
-                add_sums(&out, &blocks, sums, 0u);
-                sums = Sums();
+            var v: array<vec4<f32>, 8>;
+            if (SHARED_FIRST) {
+                for (var i = 0u; i < 8u; i++) {
+                    v[i] = shared_quad(team, all, i);
+                }
             }
-            add_quad(&sums, &blocks, shared_quad(team, all, 4u), 4u);
-            add_quad(&sums, &blocks, shared_quad(team, all, 5u), 5u);
-            add_quad(&sums, &blocks, shared_quad(team, all, 6u), 6u);
-            add_quad(&sums, &blocks, shared_quad(team, all, 7u), 7u);
-            add_sums(&out, &blocks, sums, 4u);
+            for (var turn = 0u; turn < turns; turn++) {
+                if (TURN < ROWS) {
+                    next_blocks(&blocks, block_at(row, g) + turn * TURN * NEXT_ROW, g);
+                }
+                var sums: Sums;
+                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 0u), 0u);
+                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 1u), 1u);
+                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 2u), 2u);
+                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 3u), 3u);
+                if (HALVES) {
+                    add_sums(&out, &blocks, sums, 0u);
+                    sums = Sums();
+                }
+                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 4u), 4u);
+                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 5u), 5u);
+                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 6u), 6u);
+                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 7u), 7u);
+                add_sums(&out, &blocks, sums, 4u);
+                if (TURN < ROWS) {
+                    // A turn's rows come first, and the first again after the last turn.
+                    let before = out;
+                    for (var r = 0u; r < ROWS; r++) {
+                        out[r] = before[(r + TURN) % ROWS];
+                    }
+                }
+            }
         } else {
             for (var i = 0u; i < 8u; i++) {
                 var q: array<vec4<f32>, ROWS>;

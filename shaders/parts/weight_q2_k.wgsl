@@ -19,6 +19,19 @@ fn block(g: u32) -> Block {
     return Block(half_vector(g), scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
 }
 
+// Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
+fn block_after(before: Block, g: u32, k: u32) -> Block {
+    let at = super_of(g).x * 5u;
+    var b = Block(half_vector(g), before.de, before.sm >> 16u);
+    if (k % 8u == 0u) {
+        b.de = scales[at];
+    }
+    if (k % 2u == 0u) {
+        b.sm = scales[at + 1u + k % 8u / 2u];
+    }
+    return b;
+}
+
 // Groups 2 n and 2 n + 1.
 fn pair(n: u32) -> array<Block, 2> {
     let all = super_of(2u * n);

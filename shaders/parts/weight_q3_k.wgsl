@@ -21,6 +21,19 @@ fn block(g: u32) -> Block {
     return Block(half_vector(g), scales[at + 5u + all.y], unpack2x16float(scales[at]).x, s);
 }
 
+// Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
+fn block_after(before: Block, g: u32, k: u32) -> Block {
+    let at = super_of(g).x * 13u;
+    var b = Block(half_vector(g), scales[at + 5u + k % 8u], before.d, before.s >> 16u);
+    if (k % 8u == 0u) {
+        b.d = unpack2x16float(scales[at]).x;
+    }
+    if (k % 2u == 0u) {
+        b.s = scales[at + 1u + k % 8u / 2u];
+    }
+    return b;
+}
+
 // Groups 2 n and 2 n + 1.
 fn pair(n: u32) -> array<Block, 2> {
     let all = super_of(2u * n);

@@ -18,6 +18,19 @@ fn block(g: u32) -> Block {
     return Block(w[g], scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
 }
 
+// Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
+fn block_after(before: Block, g: u32, k: u32) -> Block {
+    let at = super_of(g).x * 5u;
+    var b = Block(w[g], before.de, before.sm >> 16u);
+    if (k % 8u == 0u) {
+        b.de = scales[at];
+    }
+    if (k % 2u == 0u) {
+        b.sm = scales[at + 1u + k % 8u / 2u];
+    }
+    return b;
+}
+
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> { return fields(b.q[i % 4u], i / 4u * 4u, 15u); }
 

@@ -22,6 +22,20 @@ fn block(g: u32) -> Block {
     return Block(w[g], vec2<u32>(scales[high], scales[high + 1u]), unpack2x16float(scales[at]).x, s);
 }
 
+// Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
+fn block_after(before: Block, g: u32, k: u32) -> Block {
+    let at = super_of(g).x * 21u;
+    let high = at + 5u + k % 8u * 2u;
+    var b = Block(w[g], vec2<u32>(scales[high], scales[high + 1u]), before.d, before.s >> 16u);
+    if (k % 8u == 0u) {
+        b.d = unpack2x16float(scales[at]).x;
+    }
+    if (k % 2u == 0u) {
+        b.s = scales[at + 1u + k % 8u / 2u];
+    }
+    return b;
+}
+
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;

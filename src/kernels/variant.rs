@@ -32,6 +32,7 @@ pub enum Part {
     BytesUnpack,
     BytesMask,
     FourRows,
+    BlocksAlone,
     GroupsOne,
     GroupsPair,
     OrderRows,
@@ -95,6 +96,7 @@ impl Part {
             Self::BytesUnpack,
             Self::BytesMask,
             Self::FourRows,
+            Self::BlocksAlone,
             Self::GroupsOne,
             Self::GroupsPair,
             Self::OrderRows,
@@ -173,6 +175,7 @@ impl Part {
             Self::BytesUnpack => part!("bytes_unpack"),
             Self::BytesMask => part!("bytes_mask"),
             Self::FourRows => part!("four_rows"),
+            Self::BlocksAlone => part!("blocks_alone"),
             Self::GroupsOne => part!("groups_one"),
             Self::GroupsPair => part!("groups_pair"),
             Self::OrderRows => part!("order_rows"),
@@ -225,6 +228,7 @@ impl Part {
             | Self::LookupComputed
             | Self::BytesUnpack
             | Self::FourRows
+            | Self::BlocksAlone
             | Self::GroupsOne
             | Self::OrderRows
             | Self::XStorage
@@ -295,6 +299,12 @@ impl Part {
     /// As [`lookup`](Self::lookup), where all lanes of a subgroup look up at once.
     pub fn lookup_together(format: WeightFormat, caps: &Caps) -> Self {
         Self::table(format).map_or(Self::LookupNone, |_| tuning::lookup(caps))
+    }
+
+    /// That groups of a row share nothing; where they do, the weight part says what. IQ4_XS gains nothing by it.
+    pub fn blocks(format: WeightFormat) -> Option<Self> {
+        use WeightFormat::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
+        (!matches!(format, Q2_K | Q3_K | Q4_K | Q5_K | Q6_K)).then_some(Self::BlocksAlone)
     }
 
     /// How many groups of a row a lane takes at once, where subgroups have up to `lanes` lanes.
