@@ -9,8 +9,8 @@
 // rows, which lie in bundles, so that a subgroup's weights are one stream for the CPU to fetch
 // ahead; and no sum crosses lanes. Loops that choose among parts of a register are written out:
 // the compilers of such adapters turn a choice that depends on a counter into blends. A load is
-// hundreds of instructions there, so that of wide weights only TURN rows are loaded by a body,
-// which takes turns: written out, all would be more than a CPU's cache for instructions holds.
+// hundreds of instructions there, so that rows of some formats take turns, TURN at a time: a body
+// for all would be more than a CPU's cache for instructions holds.
 struct Params {
     groups: u32,  // of 32 weights in a row
     rows: u32,    // in this shard, with the zero rows that fill the padding of y
@@ -51,10 +51,12 @@ fn shared_quad(team: Team, all: Eight, i: u32) -> vec4<f32> {
     return subgroupShuffle(all.high, i - 4u);
 }
 
-// Whether all quads are shared before the first is needed: several turns need them, and where a
-// group has two scales that is faster (Q2_K by a tenth on lavapipe, but Q4_0 slower).
+const TURNS = ROWS / TURN;
+// Whether all quads are shared before the first is needed: for several turns, and where groups have two scales,
+// which is faster on lavapipe (Q2_K by a tenth; but Q4_0 slower).
 const SHARED_FIRST = HALVES || TURN < ROWS;
 
+// Quad i of x, from `v` where they are shared first.
 fn quad_of_x(team: Team, all: Eight, v: ptr<function, array<vec4<f32>, 8>>, i: u32) -> vec4<f32> {
     if (SHARED_FIRST) {
         return (*v)[i];
@@ -67,7 +69,8 @@ struct Sums {
     total: vec4<f32>,
 }
 
-// Blocks of group `g` of a turn's rows, of which the first lies at `at`; they were those of the group before.
+// Blocks of group `g` of a turn's rows, of which the first lies at `at`. Where all rows are one turn they were those of
+// the group before.
 fn next_blocks(blocks: ptr<function, array<Block, TURN>>, at: u32, g: u32) {
     for (var r = 0u; r < TURN; r++) {
         (*blocks)[r] = block_after((*blocks)[r], at + r * NEXT_ROW, g);
@@ -101,6 +104,30 @@ fn add_sums(
     }
 }
 
+// Adds the products of a turn's rows with the group of x that the lanes hold, and `v` where quads are shared first.
+fn add_turn(
+    out: ptr<function, array<f32, ROWS * COLS>>,
+    blocks: ptr<function, array<Block, TURN>>,
+    team: Team,
+    all: Eight,
+    v: ptr<function, array<vec4<f32>, 8>>,
+) {
+    var sums: Sums;
+    add_quad(&sums, blocks, quad_of_x(team, all, v, 0u), 0u);
+    add_quad(&sums, blocks, quad_of_x(team, all, v, 1u), 1u);
+    add_quad(&sums, blocks, quad_of_x(team, all, v, 2u), 2u);
+    add_quad(&sums, blocks, quad_of_x(team, all, v, 3u), 3u);
+    if (HALVES) {
+        add_sums(out, blocks, sums, 0u);
+        sums = Sums();
+    }
+    add_quad(&sums, blocks, quad_of_x(team, all, v, 4u), 4u);
+    add_quad(&sums, blocks, quad_of_x(team, all, v, 5u), 5u);
+    add_quad(&sums, blocks, quad_of_x(team, all, v, 6u), 6u);
+    add_quad(&sums, blocks, quad_of_x(team, all, v, 7u), 7u);
+    add_sums(out, blocks, sums, 4u);
+}
+
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     start_lookup(lane.index);
     let layer = layer_of(group.z, COLS);
@@ -120,57 +147,45 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let low = input_row(min(layer.start + mine % COLS, layer.end - 1u)) * p.groups;
     let high = input_row(min(layer.start + (mine + 4u) % COLS, layer.end - 1u)) * p.groups;
     var blocks: array<Block, TURN>;
-    // What a compiler can't know, that there are fewer than 2^31 groups, keeps it from writing out several.
-    let turns = select(ROWS / TURN + (p.groups >> 31u), 1u, TURN == ROWS);
-    for (var g = 0u; g < p.groups; g++) {
-        if (TURN == ROWS) {
-            next_blocks(&blocks, block_at(row, g), g);
-        }
+    var all: Eight;
+    var v: array<vec4<f32>, 8>;
+    for (var i = 0u; i < p.groups * TURNS; i++) {
+        let g = i / TURNS;
+        let turn = i % TURNS;
+        next_blocks(&blocks, block_at(row, g) + turn * TURN * NEXT_ROW, g);
         if (COLS == 1u) {
-            let at = g * 8u + mine;
-            var all: Eight;
-            all.low = x4(low * 8u + at);
-            if (team.lanes < 8u) {
-                all.high = x4(low * 8u + at + 4u);
-            }
-            if (HAS_NORM) {
-                squares += dot(all.low, all.low) + dot(all.high, all.high);
-                all.low *= gain4(at);
+            if (turn == 0u) {
+                let at = g * 8u + mine;
+                all.low = x4(low * 8u + at);
                 if (team.lanes < 8u) {
-                    all.high *= gain4(at + 4u);
+                    all.high = x4(low * 8u + at + 4u);
                 }
-            }
-            var v: array<vec4<f32>, 8>;
-            if (SHARED_FIRST) {
-                for (var i = 0u; i < 8u; i++) {
-                    v[i] = shared_quad(team, all, i);
-                }
-            }
-            for (var turn = 0u; turn < turns; turn++) {
-                if (TURN < ROWS) {
-                    next_blocks(&blocks, block_at(row, g) + turn * TURN * NEXT_ROW, g);
-                }
-                var sums: Sums;
-                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 0u), 0u);
-                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 1u), 1u);
-                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 2u), 2u);
-                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 3u), 3u);
-                if (HALVES) {
-                    add_sums(&out, &blocks, sums, 0u);
-                    sums = Sums();
-                }
-                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 4u), 4u);
-                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 5u), 5u);
-                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 6u), 6u);
-                add_quad(&sums, &blocks, quad_of_x(team, all, &v, 7u), 7u);
-                add_sums(&out, &blocks, sums, 4u);
-                if (TURN < ROWS) {
-                    // A turn's rows come first, and the first again after the last turn.
-                    let before = out;
-                    for (var r = 0u; r < ROWS; r++) {
-                        out[r] = before[(r + TURN) % ROWS];
+                if (HAS_NORM) {
+                    squares += dot(all.low, all.low) + dot(all.high, all.high);
+                    all.low *= gain4(at);
+                    if (team.lanes < 8u) {
+                        all.high *= gain4(at + 4u);
                     }
                 }
+                if (SHARED_FIRST) {
+                    v[0] = shared_quad(team, all, 0u);
+                    v[1] = shared_quad(team, all, 1u);
+                    v[2] = shared_quad(team, all, 2u);
+                    v[3] = shared_quad(team, all, 3u);
+                    v[4] = shared_quad(team, all, 4u);
+                    v[5] = shared_quad(team, all, 5u);
+                    v[6] = shared_quad(team, all, 6u);
+                    v[7] = shared_quad(team, all, 7u);
+                }
+            }
+            add_turn(&out, &blocks, team, all, &v);
+            if (TURN < ROWS) {
+                // A turn's rows come first, and the first again after the last turn.
+                let before = out;
+                out[0] = before[TURN % ROWS];
+                out[1] = before[(1u + TURN) % ROWS];
+                out[2] = before[(2u + TURN) % ROWS];
+                out[3] = before[(3u + TURN) % ROWS];
             }
         } else {
             for (var i = 0u; i < 8u; i++) {
@@ -182,7 +197,6 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                         q[r] = q[r] * dm.x + dm.y;
                     }
                 }
-                var all: Eight;
                 all.low = x4((low + g) * 8u + i);
                 if (COLS > 4u && team.lanes < 8u) {
                     all.high = x4((high + g) * 8u + i);

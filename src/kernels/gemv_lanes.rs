@@ -21,7 +21,7 @@ fn variant(shape: LanesShape, problem: &Gemv, caps: &Caps) -> Variant {
     let mut parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
     parts.push(Part::lookup_together(problem.format, caps));
     parts.extend(Part::blocks(problem.format));
-    let turn = tuning::turn(problem.format, shape);
+    let turn = tuning::turn(caps, problem.format, shape);
     let mut numbers = vec![("ROWS", shape.rows), ("TURN", turn), ("COLS", shape.cols), ("WG", shape.wg)];
     numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
     Variant::new(&GEMV_LANES, &parts, &numbers)
