@@ -20,8 +20,10 @@ kernel!(
 fn variant(shape: LanesShape, problem: &Gemv, caps: &Caps) -> Variant {
     let mut parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
     parts.push(Part::lookup_together(problem.format, caps));
-    parts.extend(Part::blocks(problem.format));
-    let turn = tuning::turn(caps, problem.format, shape);
+    let alone = Part::blocks(problem.format);
+    parts.extend(alone);
+    // What groups share stays from one to the next of the same rows, so that all rows are one turn there.
+    let turn = alone.map_or(shape.rows, |_| tuning::turn(caps, problem.format, shape));
     let mut numbers = vec![("ROWS", shape.rows), ("TURN", turn), ("COLS", shape.cols), ("WG", shape.wg)];
     numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
     Variant::new(&GEMV_LANES, &parts, &numbers)
