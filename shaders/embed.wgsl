@@ -27,7 +27,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     if (row >= p.rows) {
         return;
     }
-    let b = block(block_at(row, g));
+    let b = block(block_at(row, g), g);
     for (var i = 0u; i < 8u; i++) {
         var v = quad(b, i);
         if (HAS_SCALE) {

@@ -92,7 +92,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         // First the rows of the tile, then its tokens, in four strides.
         for (var i = lane.index; i < 2u * TILE; i += WG) {
             if (i < TILE) {
-                bring_row(block(block_at(layer.weights + min(row0 + row_of(i), p.rows - 1u), g)), i, half);
+                bring_row(block(block_at(layer.weights + min(row0 + row_of(i), p.rows - 1u), g), g), i, half);
             } else {
                 for (var j = 0u; j < 4u; j++) {
                     let line = (i - TILE) / 4u + j * LINES;

@@ -94,7 +94,8 @@ fn fetch(held: ptr<function, Held>, lane: Lane, row0: u32, layer: Layer, g: u32,
     for (var j = 0u; j < OWN_BLOCKS; j++) {
         let i = lane.index + j * WG;
         let row = layer.weights + min(row0 + i / STEP, p.rows - 1u);
-        (*held).blocks[j] = block(block_at(row, min(g + i % STEP, end - 1u)));
+        let k = min(g + i % STEP, end - 1u);
+        (*held).blocks[j] = block(block_at(row, k), k);
     }
     for (var j = 0u; j < OWN_QUADS; j++) {
         let i = lane.index + j * WG;

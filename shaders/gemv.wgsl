@@ -77,10 +77,10 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                 for (var first = 0u; first < ROWS; first += 4u) {
                     var blocks: array<Block, 4>;
                     for (var r = 0u; r < 4u; r++) {
-                        blocks[r] = block(block_at(layer.weights + r0 + first + r, g));
+                        blocks[r] = block(block_at(layer.weights + r0 + first + r, g), g);
                     }
                     var four = vec4<f32>(sums[first], sums[first + 1u], sums[first + 2u], sums[first + 3u]);
-                    four = four_rows(&blocks, &v, four);
+                    four = four_rows(&blocks, &v, totals(&v), four);
                     for (var r = 0u; r < 4u; r++) {
                         sums[first + r] = four[r];
                     }
@@ -88,7 +88,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
             } else {
                 var blocks: array<Block, ROWS>;
                 for (var r = 0u; r < ROWS; r++) {
-                    blocks[r] = block(block_at(layer.weights + r0 + r, g));
+                    blocks[r] = block(block_at(layer.weights + r0 + r, g), g);
                 }
                 let at = (x0 * p.groups + g) * 8u;
                 if (COLS < 8u) {

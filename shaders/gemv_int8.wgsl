@@ -47,7 +47,7 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         for (var g = lane.index; g < p.groups; g += lane.count) {
             var blocks: array<Block, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
-                blocks[r] = block(block_at(r0 + r, g));
+                blocks[r] = block(block_at(r0 + r, g), g);
             }
             for (var c = 0u; c < COLS; c++) {
                 var v: array<vec4<f32>, 8>;

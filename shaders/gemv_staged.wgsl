@@ -5,10 +5,10 @@
 // Links  step, rows_*, lane_teams, weight_*, bytes_*, lookup_*, groups_*, order_rows, x_storage, norm_*, out_*, bias_*,
 //        matrix_*
 //
-// As `gemv` with one column, for GPUs. Lanes take one group of 32 columns each, or two, so that weights
-// are read side by side; the activations of neighbouring lanes then lie 128 bytes apart, which
+// As `gemv` with one column, for GPUs. Where lanes take one group of 32 columns each, so that
+// weights are read side by side, the activations of neighbouring lanes lie 128 bytes apart, which
 // costs a GPU a turn for each lane and load. Here the teams of a workgroup bring the columns of
-// a turn to workgroup memory, where a lane's distance is no multiple of the banks, and
+// a turn to workgroup memory, to places that no two lanes read from one bank at once, and
 // normalise them on the way. The blocks are under way meanwhile.
 struct Params {
     groups: u32,  // of 32 weights in a row
@@ -29,12 +29,23 @@ struct Params {
 @group(0) @binding(7) var<uniform> p: Params;
 
 const ROWS = 4u;
-// Vectors of a lane in workgroup memory: eight of each of its groups, and one unused.
-const OWN = 8u * SIDE;
+// Vectors of activations in a turn for each lane: a group. And the room that they have, of which one is unused.
+const OWN = 8u;
 const PITCH = OWN + 1u;
+// The room of their sums, of four values each, and where weights have no minimum none to speak of.
+const SUMS = OWN + 4u;
+const ALL_SUMS = select(1u, SPAN * SUMS, HAS_MIN);
+
+// A turn of a team: a step of the loop over columns.
+struct Turn {
+    first: u32,  // group of the row
+    lanes: u32,  // of the team
+    index: u32,  // of this invocation in it
+}
 
 var<workgroup> staged: array<vec4<f32>, SPAN * PITCH>;
-var<workgroup> partial: array<f32, WG>;  // sums of squares, by team
+var<workgroup> staged_sums: array<f32, ALL_SUMS>;  // of each vector of them
+var<workgroup> partial: array<f32, select(1u, WG, HAS_NORM)>;  // sums of squares, by team
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     start_lookup(lane.index);
@@ -48,30 +59,35 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
         let r0 = base + lane.team * ROWS;
         var sums = vec4<f32>(0.0);
         var squares = 0.0;
-        for (var first = 0u; first < p.groups; first += team.lanes * SIDE) {
-            let g = first + lane.index * SIDE;
+        for (var first = 0u; first < p.groups; first += team.lanes) {
+            let turn = Turn(first, team.lanes, lane.index);
             var rows: array<Blocks, ROWS>;
             for (var r = 0u; r < ROWS; r++) {
-                // Rows and groups beyond the last repeat it, and count for nothing.
-                rows[r] = blocks(block_at(layer.weights + min(r0 + r, p.rows - 1u), min(g, p.groups - SIDE)));
+                // Rows beyond the last repeat it, and count for nothing.
+                rows[r] = blocks(layer.weights + min(r0 + r, p.rows - 1u), turn);
             }
             workgroupBarrier();
             for (var j = 0u; j < SPAN * OWN / WG; j++) {
                 let i = lane.local + j * WG;
                 let at = first * 8u + i;
-                if (i < team.lanes * OWN && at < quads) {
-                    var v = x4(x0 + at);
-                    if (HAS_NORM) {
-                        squares += dot(v, v);
-                        v *= gain4(at);
+                if (i < team.lanes * OWN) {
+                    // Zeros beyond the row, whatever the weights there.
+                    var v = vec4<f32>(0.0);
+                    if (at < quads) {
+                        v = x4(x0 + at);
+                        if (HAS_NORM) {
+                            squares += dot(v, v);
+                            v *= gain4(at);
+                        }
                     }
-                    staged[i / OWN * PITCH + i % OWN] = v;
+                    staged[place(i, team.lanes)] = v;
+                    if (HAS_MIN) {
+                        staged_sums[i / OWN * SUMS + i % OWN] = (v.x + v.y) + (v.z + v.w);
+                    }
                 }
             }
             workgroupBarrier();
-            if (comes_along(g)) {
-                sums = add_groups(&rows, lane.index * PITCH, g, sums);
-            }
+            sums = add_groups(&rows, turn, sums);
         }
         if (HAS_NORM) {
             let part = subgroupAdd(squares);

@@ -129,23 +129,22 @@ fn format(variant: &Variant) -> Option<WeightFormat> {
 }
 
 /// Weights that a lane multiplies in one turn of a mat-vec's inner loop, by the 16-byte loads in it: so many for
-/// one or two groups of 32 columns, and the compiler may have unrolled the loop. None if the loads are others.
+/// a group of 32 columns, and the compiler may have unrolled the loop. None if the loads are others.
 fn weights_per_turn(variant: &Variant, turn: &Counts) -> Option<usize> {
     if !is_gemv(variant) {
         return None;
     }
     let rows = variant.number("ROWS").unwrap_or(4) as usize;
-    let columns = if variant.parts().any(|p| p == Part::GroupsPair) { 2 * GROUP } else { GROUP };
-    let quants = Planes::new(format(variant)?, Order::Rows, 1, columns).row_bytes().0.div_ceil(16);
+    let quants = Planes::new(format(variant)?, Order::Rows, 1, GROUP).row_bytes().0.div_ceil(16);
     // Vectors of activations, and as many of gains: all of a group's, or what an invocation brings for others.
     let vectors = match variant.number("SPAN") {
-        Some(span) => span as usize * columns / 4 / variant.number("WG")? as usize,
+        Some(span) => span as usize * GROUP / 4 / variant.number("WG")? as usize,
         None => GROUP / 4 * variant.number("COLS")? as usize,
     };
     let gains = if normalises(variant) { vectors / variant.number("COLS").unwrap_or(1) as usize } else { 0 };
     let loads = rows * quants + vectors + gains;
     let wide = turn.loads.get(&128).copied().unwrap_or(0);
-    (wide > 0 && wide.is_multiple_of(loads)).then(|| wide / loads * rows * columns)
+    (wide > 0 && wide.is_multiple_of(loads)).then(|| wide / loads * rows * GROUP)
 }
 
 /// What a variant became: all of it, and its inner loop.
@@ -205,8 +204,7 @@ fn products_load_sixteen_bytes_at_a_time() {
         // Gate and up have their biases side by side.
         let pairs = read.variant.parts().any(|p| p == Part::BiasVector)
             // And some formats the bits that nibbles lack beside a scale, or beside more of them.
-            || format(&read.variant).is_some_and(|f| f == WeightFormat::Q5_1 || f == WeightFormat::Q6_K)
-            || read.variant.parts().any(|p| p == Part::GroupsPair);
+            || format(&read.variant).is_some_and(|f| f == WeightFormat::Q5_1 || f == WeightFormat::Q6_K);
         let narrow = read.all.loads.keys().any(|bits| !([32, 128].contains(bits) || pairs && *bits == 64));
         let scales = read.inner.loads.get(&32).copied().unwrap_or(0);
         let wide = read.all.loads.get(&128).copied().unwrap_or(0);
@@ -245,6 +243,8 @@ fn limit(variant: &Variant) -> Option<f64> {
     let limit = match format(variant)? {
         WeightFormat::Q4_0 if is(variant, "gemv_int8") && normalises(variant) => 1.55,
         _ if is(variant, "gemv_int8") => 1.5,
+        // Where lanes read side by side, an address for each vector.
+        WeightFormat::F32 if variant.parts().any(|p| p == Part::GroupsSpread) => 1.6,
         WeightFormat::F32 => 1.5,
         WeightFormat::F16 => 1.75,
         WeightFormat::BF16 => 2.5,

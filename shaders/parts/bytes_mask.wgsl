@@ -5,26 +5,29 @@
 // and the mask is it: what the compiler can't know, that there are fewer than 2^31 groups, keeps these in a register.
 fn held(bits: u32) -> vec4<u32> { return vec4<u32>(bits + (p.groups >> 31u)); }
 
+// Whether `offset` is taken off: here it costs nothing.
+const TAKES_OFF = true;
+
 // Of each word the bits of `most` that begin at `at`; the last of them is below bit 23.
-fn picked(words: vec4<u32>, at: vec4<u32>, most: u32) -> vec4<f32> {
+fn picked(words: vec4<u32>, at: vec4<u32>, most: u32, offset: f32) -> vec4<f32> {
     let bits = (words & (vec4<u32>(most) << at)) | held(0x4b000000u);
     let unit = bitcast<vec4<f32>>((vec4<u32>(127u) - at) << vec4<u32>(23u));
-    return fma(bitcast<vec4<f32>>(bits), unit, -8388608.0 * unit);
+    return fma(bitcast<vec4<f32>>(bits), unit, -8388608.0 * unit - offset);
 }
 
 // Of each byte of a word the bits of `most` that begin at `shift`.
-fn fields(word: u32, shift: u32, most: u32) -> vec4<f32> {
+fn fields(word: u32, shift: u32, most: u32, offset: f32) -> vec4<f32> {
     let upper = word >> 16u;
     let at = vec4<u32>(shift, shift + 8u, shift, shift + 8u);
-    return picked(vec4<u32>(word, word, upper, upper), at, most);
+    return picked(vec4<u32>(word, word, upper, upper), at, most, offset);
 }
 
 // The bytes of a word; none has bits beyond those of `most`. Whole bytes are as fast by conversion.
-fn bytes(word: u32, most: u32) -> vec4<f32> {
+fn bytes(word: u32, most: u32, offset: f32) -> vec4<f32> {
     if (most > 127u) {
-        return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(most));
+        return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(most)) - offset;
     }
-    return fields(word, 0u, most);
+    return fields(word, 0u, most, offset);
 }
 
 // Of the sixteen fields of two bits in a word those at 2 i + 8 c, each with twos_lift(i) more: 4 or 16. Their first

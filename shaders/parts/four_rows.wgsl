@@ -3,19 +3,24 @@
 // d sum(q x) + m sum(x), where sum(x) is shared by the rows.
 fn sum4(v: vec4<f32>) -> f32 { return v.x + v.y + v.z + v.w; }
 
-// `blocks` of the four rows, `v` the activations: the sums, with what they had before.
+// The sums of both halves of the activations, or all in the first, if they are needed.
+fn totals(v: ptr<function, array<vec4<f32>, 8>>) -> vec2<f32> {
+    var all: array<vec4<f32>, 2>;
+    if (HAS_MIN) {
+        for (var i = 0u; i < 8u; i++) {
+            all[select(0u, i / 4u, HALVES)] += (*v)[i];
+        }
+    }
+    return vec2<f32>(sum4(all[0]), sum4(all[1]));
+}
+
+// `blocks` of the four rows, `v` the activations, `all` their totals: the sums, with what they had before.
 fn four_rows(
     blocks: ptr<function, array<Block, 4>>,
     v: ptr<function, array<vec4<f32>, 8>>,
+    all: vec2<f32>,
     before: vec4<f32>,
 ) -> vec4<f32> {
-    var totals: array<vec4<f32>, 2>;  // of the halves, or all in the first
-    if (HAS_MIN) {
-        for (var i = 0u; i < 8u; i++) {
-            totals[select(0u, i / 4u, HALVES)] += (*v)[i];
-        }
-    }
-    let all = vec2<f32>(sum4(totals[0]), sum4(totals[1]));
     var sums = before;
     // Mesa unrolls a loop that walks an array whole, however long its body is; otherwise it would
     // choose the words of a block by comparing i.

@@ -1,16 +1,27 @@
 // Groups: a lane takes one at a time.
-const SIDE = 1u;
-
 alias Blocks = Block;
 
-// The blocks of the groups from the one that lies at `at`.
-fn blocks(at: u32) -> Blocks { return block(at); }
+// What a lane loads of a row for a turn: beyond the last group the last one, whose activations are zeros.
+fn blocks(row: u32, turn: Turn) -> Blocks {
+    let k = min(turn.first + turn.index, p.groups - 1u);
+    return block(block_at(row, k), k);
+}
 
-// What group `g`, whose activations are at `at` in workgroup memory, contributes to the sums of four rows.
-fn add_groups(blocks: ptr<function, array<Blocks, 4>>, at: u32, g: u32, before: vec4<f32>) -> vec4<f32> {
-    var v: array<vec4<f32>, 8>;
-    for (var i = 0u; i < 8u; i++) {
-        v[i] = own(staged[at + i], g);
+// Where vector `i` of a turn's activations lies in workgroup memory, for teams of `lanes`.
+fn place(i: u32, lanes: u32) -> u32 { return i / 8u * PITCH + i % 8u; }
+
+// What a lane contributes to the sums of four rows in a turn.
+fn add_groups(blocks: ptr<function, array<Blocks, 4>>, turn: Turn, before: vec4<f32>) -> vec4<f32> {
+    if (!comes_along(turn.first + turn.index)) {
+        return before;
     }
-    return four_rows(blocks, &v, before);
+    var v: array<vec4<f32>, 8>;
+    var all = vec2<f32>(0.0);
+    for (var i = 0u; i < 8u; i++) {
+        v[i] = staged[turn.index * PITCH + i];
+        if (HAS_MIN) {
+            all[select(0u, i / 4u, HALVES)] += staged_sums[turn.index * SUMS + i];
+        }
+    }
+    return four_rows(blocks, &v, all, before);
 }

@@ -10,9 +10,6 @@ fn start_lookup(index: u32) { entry = entries(index & 15u).x - TABLE_OFFSET; }
 // Whether the lane for group `g` of a row has anything to do: all have, to be looked up at.
 fn comes_along(g: u32) -> bool { return true; }
 
-// Activations as such a lane gets them: zeros where it has none.
-fn own(x: vec4<f32>, g: u32) -> vec4<f32> { return select(vec4<f32>(0.0), x, g < p.groups); }
-
 // The entries for the nibbles from `shift` on, 0 or 4, of each byte of a word. Two lanes hold each entry, so that
 // a bit of the next nibble does no harm.
 fn looked_up(word: u32, shift: u32) -> vec4<f32> {

@@ -8,10 +8,10 @@ fn block_at(row: u32, g: u32) -> u32 {
 }
 
 // The quants of the group that lies at `g` where two share a vector: two words, since CPUs read one at a time.
-fn half_vector(g: u32) -> vec2<u32> {
+fn half_vector(g: u32, k: u32) -> vec2<u32> {
     let at = g % 2u * 2u;
     return vec2<u32>(w[g / 2u][at], w[g / 2u][at + 1u]);
 }
 
-// Of the group that lies at `g`: where its superblock of eight lies, and its place in there.
-fn super_of(g: u32) -> vec2<u32> { return vec2<u32>(g / 256u * 32u + g % 32u, g / 32u % 8u); }
+// Where the superblock of eight lies that has the group at `g`.
+fn super_of(g: u32) -> u32 { return g / 256u * 32u + g % 32u; }

@@ -10,5 +10,5 @@ fn entries(nibbles: u32) -> vec4<f32> {
     let upper = (nibbles >> 1u) & large;
     let size = (nibbles & 0x07070707u) + odd + 2u * (upper + (odd & upper));
     let negative = ((nibbles >> 3u) & 0x01010101u) * 255u;
-    return bytes(size + 0x0c0c0c0cu - 2u * (size & negative), 31u);
+    return bytes(size + 0x0c0c0c0cu - 2u * (size & negative), 31u, 0.0);
 }

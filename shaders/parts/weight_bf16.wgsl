@@ -8,15 +8,19 @@ struct Block {
     at: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block { return Block(g * 4u); }
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block { return Block(g * 4u); }
+
+// Vectors of a group, and weights 4 i .. 4 i + 3 of one.
+const VECTORS = 4u;
+const UNIT = 1.0;
+fn floats(v: vec4<u32>, i: u32) -> vec4<f32> {
+    let n = select(v.zw, v.xy, i % 2u == 0u);
+    return bitcast<vec4<f32>>(vec4<u32>(n.x << 16u, n.x & 0xffff0000u, n.y << 16u, n.y & 0xffff0000u));
+}
 
 // Weights 4 i .. 4 i + 3 of the group.
-fn quad(b: Block, i: u32) -> vec4<f32> {
-    let pair = w[b.at + i / 2u];
-    let v = select(pair.zw, pair.xy, i % 2u == 0u);
-    return bitcast<vec4<f32>>(vec4<u32>(v.x << 16u, v.x & 0xffff0000u, v.y << 16u, v.y & 0xffff0000u));
-}
+fn quad(b: Block, i: u32) -> vec4<f32> { return floats(w[b.at + i / 2u], i % 2u); }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
 

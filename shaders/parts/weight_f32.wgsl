@@ -8,13 +8,16 @@ struct Block {
     at: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block { return Block(g * 8u); }
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block { return Block(g * 8u); }
+
+// Vectors of a group, and weights 4 i .. 4 i + 3 of one.
+const VECTORS = 8u;
+const UNIT = 1.0;
+fn floats(v: vec4<u32>, i: u32) -> vec4<f32> { return bitcast<vec4<f32>>(v); }
 
 // Weights 4 i .. 4 i + 3 of the group.
-fn quad(b: Block, i: u32) -> vec4<f32> {
-    return bitcast<vec4<f32>>(w[b.at + i]);
-}
+fn quad(b: Block, i: u32) -> vec4<f32> { return floats(w[b.at + i], 0u); }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
 

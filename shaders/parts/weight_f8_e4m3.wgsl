@@ -1,6 +1,7 @@
 // Weights in F8_E4M3: bytes, two vectors to a group of 32 weights: sign, four bits of exponent, three of
-// mantissa, no infinity. They have no scale.
-const HAS_SCALE = false;
+// mantissa, no infinity. Those are bits of an f16 that is 256 times smaller, subnormal where they are, which is the
+// scale of all.
+const HAS_SCALE = true;
 const HAS_MIN = false;
 const HALVES = false;
 const NARROW = false;
@@ -10,23 +11,27 @@ struct Block {
     high: vec4<u32>,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block { return Block(w[g * 2u], w[g * 2u + 1u]); }
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block { return Block(w[g * 2u], w[g * 2u + 1u]); }
 
-// Weights 4 i .. 4 i + 3 of the group.
-fn quad(b: Block, i: u32) -> vec4<f32> {
-    let n = vec4<u32>(select(b.high, b.low, i < 4u)[i % 4u]);
-    // Exponent and mantissa as those of an f32, which is right but for the lowest exponent: there the
-    // leading one counts and should not. 2 f - 2^-6 is right there, and larger than f everywhere else.
-    // No value on the way is subnormal.
-    let magnitude = (n >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(0x7fu);
-    let f = bitcast<vec4<f32>>((magnitude << vec4<u32>(20u)) + 0x3c000000u);
-    let value = min(f, 2.0 * f - 0.015625);
-    let sign = (n << vec4<u32>(24u, 16u, 8u, 0u)) & vec4<u32>(0x80000000u);
-    return bitcast<vec4<f32>>(bitcast<vec4<u32>>(value) | sign);
+// The upper bytes of two halves as such f16.
+fn small(bytes: u32) -> vec2<f32> {
+    return unpack2x16float((bytes & 0x80008000u) | ((bytes >> 1u) & 0x3f803f80u));
 }
 
-fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
+// Vectors of a group, and weights 4 i .. 4 i + 3 of one, before the scale.
+const VECTORS = 2u;
+const UNIT = 256.0;
+fn floats(v: vec4<u32>, i: u32) -> vec4<f32> {
+    let even = small(v[i] << 8u);
+    let odd = small(v[i]);
+    return vec4<f32>(even.x, odd.x, even.y, odd.y);
+}
+
+// Weights 4 i .. 4 i + 3 of the group, before the scale.
+fn quad(b: Block, i: u32) -> vec4<f32> { return floats(select(b.high, b.low, i < 4u), i % 4u); }
+
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(UNIT, 0.0); }
 
 // The sum of w x, from those of q x and of x over the group.
-fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return qx.x; }
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return UNIT * qx.x; }

@@ -10,16 +10,20 @@ struct Block {
     high: vec4<u32>,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block { return Block(w[g * 2u], w[g * 2u + 1u]); }
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block { return Block(w[g * 2u], w[g * 2u + 1u]); }
+
+// Vectors of a group, and weights 4 i .. 4 i + 3 of one.
+const VECTORS = 2u;
+const UNIT = 1.0;
+fn floats(v: vec4<u32>, i: u32) -> vec4<f32> {
+    let even = unpack2x16float((v[i] << 8u) & 0xff00ff00u);
+    let odd = unpack2x16float(v[i] & 0xff00ff00u);
+    return vec4<f32>(even.x, odd.x, even.y, odd.y);
+}
 
 // Weights 4 i .. 4 i + 3 of the group.
-fn quad(b: Block, i: u32) -> vec4<f32> {
-    let n = select(b.high, b.low, i < 4u)[i % 4u];
-    let low = unpack2x16float(((n & 0xffu) << 8u) | ((n & 0xff00u) << 16u));
-    let high = unpack2x16float(((n >> 8u) & 0xff00u) | (n & 0xff000000u));
-    return vec4<f32>(low, high);
-}
+fn quad(b: Block, i: u32) -> vec4<f32> { return floats(select(b.high, b.low, i < 4u), i % 4u); }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(1.0, 0.0); }
 

@@ -10,8 +10,8 @@ struct Block {
     d: f32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block { return Block(w[g], unpack2x16float(scales[g / 2u] >> (16u * g)).x); }
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block { return Block(w[g], unpack2x16float(scales[g / 2u] >> (16u * g)).x); }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {

@@ -10,11 +10,10 @@ struct Block {
     d: f32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block {
-    let all = super_of(g);
-    let at = all.x * 3u;
-    let s = bitcast<i32>(scales[at + 1u + all.y / 4u] << (24u - all.y % 4u * 8u)) >> 24u;
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
+    let at = super_of(g) * 3u;
+    let s = bitcast<i32>(scales[at + 1u + k % 8u / 4u] << (24u - k % 4u * 8u)) >> 24u;
     return Block(w[g], unpack2x16float(scales[at]).x * f32(s));
 }
 

@@ -10,8 +10,8 @@ struct Block {
     d: f32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block {
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
     // A float below 2^-126 would have no exponent of its own; such weights count as zero.
     let e = (scales[g / 4u] >> (g % 4u * 8u)) & 0xffu;
     return Block(w[g], bitcast<f32>(select(e - 1u, 0u, e < 2u) << 23u));

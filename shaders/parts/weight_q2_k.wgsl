@@ -12,17 +12,16 @@ struct Block {
     sm: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block {
-    let all = super_of(g);
-    let at = all.x * 5u;
-    return Block(half_vector(g), scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
+    let at = super_of(g) * 5u;
+    return Block(half_vector(g, k), scales[at], scales[at + 1u + k % 8u / 2u] >> (16u * k));
 }
 
 // Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
 fn block_after(before: Block, g: u32, k: u32) -> Block {
-    let at = super_of(g).x * 5u;
-    var b = Block(half_vector(g), before.de, before.sm >> 16u);
+    let at = super_of(g) * 5u;
+    var b = Block(half_vector(g, k), before.de, before.sm >> 16u);
     if (k % 8u == 0u) {
         b.de = scales[at];
     }
@@ -32,19 +31,9 @@ fn block_after(before: Block, g: u32, k: u32) -> Block {
     return b;
 }
 
-// Groups 2 n and 2 n + 1.
-fn pair(n: u32) -> array<Block, 2> {
-    let all = super_of(2u * n);
-    let at = all.x * 5u;
-    let q = w[n];
-    let de = scales[at];
-    let sm = scales[at + 1u + all.y / 2u];
-    return array<Block, 2>(Block(q.xy, de, sm), Block(q.zw, de, sm >> 16u));
-}
-
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return fields(b.q[i / 4u], i % 4u * 2u, 3u);
+    return fields(b.q[i / 4u], i % 4u * 2u, 3u, 0.0);
 }
 
 // The same with lift(i) more, where that is cheaper.
@@ -61,16 +50,16 @@ fn scale_min(b: Block, i: u32) -> vec2<f32> {
 // The sum of w x, from those of q x and of x over the halves of the group.
 fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
     let de = unpack2x16float(b.de);
-    let s = picked(vec4<u32>(b.sm), vec4<u32>(0u, 8u, 4u, 12u), 15u);
+    let s = picked(vec4<u32>(b.sm), vec4<u32>(0u, 8u, 4u, 12u), 15u, 0.0);
     return de.x * (s.x * qx.x + s.y * qx.y) - de.y * (s.z * x.x + s.w * x.y);
 }
 
-// The same over one half.
-fn weigh_half(b: Block, half: u32, qx: f32, x: f32) -> f32 {
+// The same in two steps: of each half, and of both, which share d and e.
+fn weigh_half(b: Block, half: u32, qx: f32, x: f32) -> vec2<f32> {
+    let s = picked(vec4<u32>(b.sm), vec4<u32>(0u, 4u, 8u, 12u), 15u, 0.0);
+    return select(s.xy, s.zw, half == 1u) * vec2<f32>(qx, x);
+}
+fn weigh_halves(b: Block, sums: vec2<f32>) -> f32 {
     let de = unpack2x16float(b.de);
-    let s = picked(vec4<u32>(b.sm), vec4<u32>(0u, 4u, 8u, 12u), 15u);
-    if (half == 0u) {
-        return de.x * (s.x * qx) - de.y * (s.y * x);
-    }
-    return de.x * (s.z * qx) - de.y * (s.w * x);
+    return de.x * sums.x - de.y * sums.y;
 }

@@ -2,7 +2,7 @@
 // then a word for each group. Of a half of 16 weights the group's word has ten weights of three bits and the lower
 // two bits of the last, and half of the other word five weights and its upper bit. w = d s q - 4 d s.
 const HAS_SCALE = true;
-const HAS_MIN = true;
+const HAS_MIN = !TAKES_OFF;
 const HALVES = true;
 const NARROW = true;
 
@@ -13,18 +13,17 @@ struct Block {
     s: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block {
-    let all = super_of(g);
-    let at = all.x * 13u;
-    let s = scales[at + 1u + all.y / 2u] >> (16u * all.y);
-    return Block(half_vector(g), scales[at + 5u + all.y], unpack2x16float(scales[at]).x, s);
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
+    let at = super_of(g) * 13u;
+    let s = scales[at + 1u + k % 8u / 2u] >> (16u * k);
+    return Block(half_vector(g, k), scales[at + 5u + k % 8u], unpack2x16float(scales[at]).x, s);
 }
 
 // Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
 fn block_after(before: Block, g: u32, k: u32) -> Block {
-    let at = super_of(g).x * 13u;
-    var b = Block(half_vector(g), scales[at + 5u + k % 8u], before.d, before.s >> 16u);
+    let at = super_of(g) * 13u;
+    var b = Block(half_vector(g, k), scales[at + 5u + k % 8u], before.d, before.s >> 16u);
     if (k % 8u == 0u) {
         b.d = unpack2x16float(scales[at]).x;
     }
@@ -34,17 +33,6 @@ fn block_after(before: Block, g: u32, k: u32) -> Block {
     return b;
 }
 
-// Groups 2 n and 2 n + 1.
-fn pair(n: u32) -> array<Block, 2> {
-    let all = super_of(2u * n);
-    let at = all.x * 13u;
-    let q = w[n];
-    let d = unpack2x16float(scales[at]).x;
-    let s = scales[at + 1u + all.y / 2u];
-    let high = at + 5u + all.y;
-    return array<Block, 2>(Block(q.xy, scales[high], d, s), Block(q.zw, scales[high + 1u], d, s >> 16u));
-}
-
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let ten = b.q[i / 4u];
@@ -52,12 +40,12 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
     let upper = ten >> 12u;
     let five = b.high >> (i / 4u * 16u);
     switch i % 4u {
-        case 0u: { return picked(vec4<u32>(ten), vec4<u32>(0u, 3u, 6u, 9u), 7u); }
-        case 1u: { return picked(vec4<u32>(ten, ten, ten, upper), vec4<u32>(12u, 15u, 18u, 9u), 7u); }
-        case 2u: { return picked(vec4<u32>(upper, upper, five, five), vec4<u32>(12u, 15u, 0u, 3u), 7u); }
+        case 0u: { return picked(vec4<u32>(ten), vec4<u32>(0u, 3u, 6u, 9u), 7u, 4.0); }
+        case 1u: { return picked(vec4<u32>(ten, ten, ten, upper), vec4<u32>(12u, 15u, 18u, 9u), 7u, 4.0); }
+        case 2u: { return picked(vec4<u32>(upper, upper, five, five), vec4<u32>(12u, 15u, 0u, 3u), 7u, 4.0); }
         default: {
             let last = (ten >> 30u) | ((five >> 13u) & 4u);
-            return picked(vec4<u32>(five, five, five, last), vec4<u32>(6u, 9u, 12u, 0u), 7u);
+            return picked(vec4<u32>(five, five, five, last), vec4<u32>(6u, 9u, 12u, 0u), 7u, 4.0);
         }
     }
 }
@@ -74,14 +62,24 @@ fn scale(b: Block, half: u32) -> f32 {
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> {
     let d = scale(b, i / 4u);
-    return vec2<f32>(d, -4.0 * d);
+    return vec2<f32>(d, select(-4.0 * d, 0.0, TAKES_OFF));
 }
 
 // The sum of w x, from those of q x and of x over the halves of the group.
 fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
-    let sums = qx - 4.0 * x;
+    var sums = qx;
+    if (!TAKES_OFF) {
+        sums -= 4.0 * x;
+    }
     return scale(b, 0u) * sums.x + scale(b, 1u) * sums.y;
 }
 
-// The same over one half.
-fn weigh_half(b: Block, half: u32, qx: f32, x: f32) -> f32 { return scale(b, half) * (qx - 4.0 * x); }
+// The same in two steps: of each half, and of both, which share d.
+fn weigh_half(b: Block, half: u32, qx: f32, x: f32) -> vec2<f32> {
+    let s = f32(bitcast<i32>(b.s << (24u - 8u * half)) >> 24u);
+    if (TAKES_OFF) {
+        return vec2<f32>(s * qx, 0.0);
+    }
+    return vec2<f32>(s * (qx - 4.0 * x), 0.0);
+}
+fn weigh_halves(b: Block, sums: vec2<f32>) -> f32 { return b.d * sums.x; }

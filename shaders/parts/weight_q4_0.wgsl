@@ -1,7 +1,7 @@
 // Weights in Q4_0: per group of 32 one vector of nibbles q and an f16 scale d; byte j holds
 // weights j and j + 16. w = d q - 8 d.
 const HAS_SCALE = true;
-const HAS_MIN = true;
+const HAS_MIN = !TAKES_OFF;
 const HALVES = false;
 const NARROW = true;
 
@@ -10,21 +10,26 @@ struct Block {
     d: f32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block {
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
     // Of two scales in a word the low or the high one: WGSL shifts by the remainder of 32.
     return Block(w[g], unpack2x16float(scales[g / 2u] >> (16u * g)).x);
 }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return fields(b.q[i % 4u], i / 4u * 4u, 15u);
+    return fields(b.q[i % 4u], i / 4u * 4u, 15u, 8.0);
 }
 
-fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -8.0 * b.d); }
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, select(-8.0 * b.d, 0.0, TAKES_OFF)); }
 
 // The sum of w x, from those of q x and of x over the group.
-fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return b.d * (qx.x - 8.0 * x.x); }
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
+    if (TAKES_OFF) {
+        return b.d * qx.x;
+    }
+    return b.d * (qx.x - 8.0 * x.x);
+}
 
 // Weights 4 i .. 4 i + 3 as signed bytes without BYTES_OFFSET, and the sum of w x from those of
 // bytes, with it, times x and of x.

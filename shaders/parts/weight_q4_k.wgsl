@@ -11,16 +11,15 @@ struct Block {
     sm: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block {
-    let all = super_of(g);
-    let at = all.x * 5u;
-    return Block(w[g], scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
+    let at = super_of(g) * 5u;
+    return Block(w[g], scales[at], scales[at + 1u + k % 8u / 2u] >> (16u * k));
 }
 
 // Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
 fn block_after(before: Block, g: u32, k: u32) -> Block {
-    let at = super_of(g).x * 5u;
+    let at = super_of(g) * 5u;
     var b = Block(w[g], before.de, before.sm >> 16u);
     if (k % 8u == 0u) {
         b.de = scales[at];
@@ -32,7 +31,7 @@ fn block_after(before: Block, g: u32, k: u32) -> Block {
 }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
-fn quad(b: Block, i: u32) -> vec4<f32> { return fields(b.q[i % 4u], i / 4u * 4u, 15u); }
+fn quad(b: Block, i: u32) -> vec4<f32> { return fields(b.q[i % 4u], i / 4u * 4u, 15u, 0.0); }
 
 // Scale and minimum: two bytes, times d and e.
 fn scale_min(b: Block, i: u32) -> vec2<f32> {

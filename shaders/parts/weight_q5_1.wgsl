@@ -11,13 +11,13 @@ struct Block {
     dm: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block { return Block(w[g], scales[g * 2u], scales[g * 2u + 1u]); }
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block { return Block(w[g], scales[g * 2u], scales[g * 2u + 1u]); }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
-    return bytes(low | (((b.high >> i) & 0x01010101u) << 4u), 31u);
+    return bytes(low | (((b.high >> i) & 0x01010101u) << 4u), 31u, 0.0);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return unpack2x16float(b.dm); }

@@ -12,16 +12,15 @@ struct Block {
     sm: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block {
-    let all = super_of(g);
-    let at = all.x * 13u;
-    return Block(w[g], scales[at + 5u + all.y], scales[at], scales[at + 1u + all.y / 2u] >> (16u * all.y));
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
+    let at = super_of(g) * 13u;
+    return Block(w[g], scales[at + 5u + k % 8u], scales[at], scales[at + 1u + k % 8u / 2u] >> (16u * k));
 }
 
 // Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
 fn block_after(before: Block, g: u32, k: u32) -> Block {
-    let at = super_of(g).x * 13u;
+    let at = super_of(g) * 13u;
     var b = Block(w[g], scales[at + 5u + k % 8u], before.de, before.sm >> 16u);
     if (k % 8u == 0u) {
         b.de = scales[at];
@@ -35,7 +34,7 @@ fn block_after(before: Block, g: u32, k: u32) -> Block {
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
-    return bytes(low | (((b.high >> i) & 0x01010101u) << 4u), 31u);
+    return bytes(low | (((b.high >> i) & 0x01010101u) << 4u), 31u, 0.0);
 }
 
 // Scale and minimum: two bytes, times d and e.

@@ -2,7 +2,7 @@
 // words: d in f16, the signed bytes s of 16 halves, then two words for each group with the upper
 // two bits, those of weight 4 i + c in bits 8 c + 2 (i % 4) of word i / 4. w = d s q - 32 d s.
 const HAS_SCALE = true;
-const HAS_MIN = true;
+const HAS_MIN = !TAKES_OFF;
 const HALVES = true;
 const NARROW = true;
 
@@ -13,18 +13,17 @@ struct Block {
     s: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block {
-    let all = super_of(g);
-    let at = all.x * 21u;
-    let high = at + 5u + all.y * 2u;
-    let s = scales[at + 1u + all.y / 2u] >> (16u * all.y);
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
+    let at = super_of(g) * 21u;
+    let high = at + 5u + k % 8u * 2u;
+    let s = scales[at + 1u + k % 8u / 2u] >> (16u * k);
     return Block(w[g], vec2<u32>(scales[high], scales[high + 1u]), unpack2x16float(scales[at]).x, s);
 }
 
 // Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
 fn block_after(before: Block, g: u32, k: u32) -> Block {
-    let at = super_of(g).x * 21u;
+    let at = super_of(g) * 21u;
     let high = at + 5u + k % 8u * 2u;
     var b = Block(w[g], vec2<u32>(scales[high], scales[high + 1u]), before.d, before.s >> 16u);
     if (k % 8u == 0u) {
@@ -40,7 +39,7 @@ fn block_after(before: Block, g: u32, k: u32) -> Block {
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
     let high = (b.high[i / 4u] >> (i % 4u * 2u)) & 0x03030303u;
-    return bytes(low | (high << 4u), 63u);
+    return bytes(low | (high << 4u), 63u, 32.0);
 }
 
 // The scale of a half, a signed byte, times d.
@@ -50,11 +49,14 @@ fn scale(b: Block, half: u32) -> f32 {
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> {
     let d = scale(b, i / 4u);
-    return vec2<f32>(d, -32.0 * d);
+    return vec2<f32>(d, select(-32.0 * d, 0.0, TAKES_OFF));
 }
 
 // The sum of w x, from those of q x and of x over the halves of the group.
 fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
-    let sums = qx - 32.0 * x;
+    var sums = qx;
+    if (!TAKES_OFF) {
+        sums -= 32.0 * x;
+    }
     return scale(b, 0u) * sums.x + scale(b, 1u) * sums.y;
 }

@@ -11,15 +11,15 @@ struct Block {
     d: f32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block {
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
     // Of two scales in a word the low or the high one: WGSL shifts by the remainder of 32.
     return Block(w[g * 2u], w[g * 2u + 1u], unpack2x16float(scales[g / 2u] >> (16u * g)).x);
 }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return bytes(select(b.high, b.low, i < 4u)[i % 4u], 255u);
+    return bytes(select(b.high, b.low, i < 4u)[i % 4u], 255u, 0.0);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -128.0 * b.d); }

@@ -10,12 +10,12 @@ struct Block {
     dz: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights.
-fn block(g: u32) -> Block { return Block(w[g], scales[g]); }
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block { return Block(w[g], scales[g]); }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
-    return fields(b.q[i % 4u], i / 4u * 4u, 15u);
+    return fields(b.q[i % 4u], i / 4u * 4u, 15u, 0.0);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> {

@@ -22,7 +22,7 @@ fn variant(problem: &Gemv, wg: u32, caps: &Caps) -> Variant {
     let mut parts = problem.parts(Part::LaneTeams, Part::XStorage);
     // The most lanes that a subgroup may have.
     let span = caps.subgroup.map_or(wg, |(_, most)| most);
-    parts.extend([Part::lookup_together(problem.format, caps), Part::groups(problem.format, span)]);
+    parts.extend([Part::lookup_together(problem.format, caps), Part::groups(problem.format)]);
     let mut numbers = vec![("SPAN", span), ("WG", wg)];
     numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
     Variant::new(&GEMV_STAGED, &parts, &numbers)

@@ -96,14 +96,6 @@ pub fn staged(caps: &Caps) -> Option<u32> {
     (caps.kind != AdapterKind::Cpu).then_some(4 * most)
 }
 
-/// Whether lanes of a subgroup of up to `lanes` take two neighbouring groups of a format whose quants are half a
-/// vector: where their activations fit the workgroup memory that WebGPU guarantees. NVIDIA's compiler (CUDA 12.9,
-/// sm_90) makes 3.96 instructions of each Q2_K weight then, and 5.24 of one in single groups, where an H100 waits for
-/// instructions.
-pub fn pairs(lanes: u32) -> bool {
-    lanes <= 32
-}
-
 /// How a mat-vec divides its work among the lanes of a CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LanesShape {

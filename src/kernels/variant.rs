@@ -34,7 +34,8 @@ pub enum Part {
     FourRows,
     BlocksAlone,
     GroupsOne,
-    GroupsPair,
+    GroupsHalves,
+    GroupsSpread,
     OrderRows,
     OrderBundles,
     XStorage,
@@ -98,7 +99,8 @@ impl Part {
             Self::FourRows,
             Self::BlocksAlone,
             Self::GroupsOne,
-            Self::GroupsPair,
+            Self::GroupsHalves,
+            Self::GroupsSpread,
             Self::OrderRows,
             Self::OrderBundles,
             Self::XStorage,
@@ -177,7 +179,8 @@ impl Part {
             Self::FourRows => part!("four_rows"),
             Self::BlocksAlone => part!("blocks_alone"),
             Self::GroupsOne => part!("groups_one"),
-            Self::GroupsPair => part!("groups_pair"),
+            Self::GroupsHalves => part!("groups_halves"),
+            Self::GroupsSpread => part!("groups_spread"),
             Self::OrderRows => part!("order_rows"),
             Self::OrderBundles => part!("order_bundles"),
             Self::XStorage => part!("x_storage"),
@@ -252,7 +255,8 @@ impl Part {
             Self::Weight(format) => Some(format.name()),
             Self::LookupLanes | Self::LookupEight => Some("lanes"),
             Self::BytesMask => Some("masks"),
-            Self::GroupsPair => Some("pairs"),
+            Self::GroupsHalves => Some("halves"),
+            Self::GroupsSpread => Some("spread"),
             Self::OrderBundles => Some("bundles"),
             Self::XUniform => Some("uniform"),
             Self::OutAdd | Self::RowAdd => Some("add"),
@@ -307,10 +311,14 @@ impl Part {
         (!matches!(format, Q2_K | Q3_K | Q4_K | Q5_K | Q6_K)).then_some(Self::BlocksAlone)
     }
 
-    /// How many groups of a row a lane takes at once, where subgroups have up to `lanes` lanes.
-    pub fn groups(format: WeightFormat, lanes: u32) -> Self {
-        let pairs = matches!(format, WeightFormat::Q2_K | WeightFormat::Q3_K);
-        if pairs && tuning::pairs(lanes) { Self::GroupsPair } else { Self::GroupsOne }
+    /// Which weights of a row a lane of a GPU takes at once, and how.
+    pub fn groups(format: WeightFormat) -> Self {
+        use WeightFormat::{BF16, F8_E4M3, F8_E5M2, F16, F32, Q2_K, Q3_K};
+        match format {
+            F32 | F16 | BF16 | F8_E4M3 | F8_E5M2 => Self::GroupsSpread,
+            Q2_K | Q3_K => Self::GroupsHalves,
+            _ => Self::GroupsOne,
+        }
     }
 
     /// A part that it calls, which is linked with it.
