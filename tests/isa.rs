@@ -248,7 +248,7 @@ fn limit(variant: &Variant) -> Option<f64> {
         WeightFormat::F16 => 1.75,
         WeightFormat::BF16 => 2.5,
         WeightFormat::F8_E4M3 => 3.5,
-        WeightFormat::F8_E5M2 => 2.5,
+        WeightFormat::F8_E5M2 => 3.0,
         WeightFormat::Q8_0 => 2.75,
         WeightFormat::Q4_0 | WeightFormat::Q4_1 | WeightFormat::U4 => 3.0,
         other if is_looked_up(other) => return None,

@@ -17,9 +17,10 @@ fn block(g: u32, k: u32) -> Block { return Block(w[g * 2u], w[g * 2u + 1u]); }
 const VECTORS = 2u;
 const UNIT = 1.0;
 fn floats(v: vec4<u32>, i: u32) -> vec4<f32> {
-    let even = unpack2x16float((v[i] << 8u) & 0xff00ff00u);
-    let odd = unpack2x16float(v[i] & 0xff00ff00u);
-    return vec4<f32>(even.x, odd.x, even.y, odd.y);
+    let n = v[i];
+    let low = unpack2x16float(((n & 0xffu) << 8u) | ((n & 0xff00u) << 16u));
+    let high = unpack2x16float(((n >> 8u) & 0xff00u) | (n & 0xff000000u));
+    return vec4<f32>(low, high);
 }
 
 // Weights 4 i .. 4 i + 3 of the group.
