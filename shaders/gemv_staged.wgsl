@@ -32,9 +32,8 @@ const ROWS = 4u;
 // Vectors of activations in a turn for each lane: a group. And the room that they have, of which one is unused.
 const OWN = 8u;
 const PITCH = OWN + 1u;
-// The room of their sums, of four values each, and where weights have no minimum none to speak of.
+// The room of their sums.
 const SUMS = OWN + 4u;
-const ALL_SUMS = select(1u, SPAN * SUMS, HAS_MIN);
 
 // A turn of a team: a step of the loop over columns.
 struct Turn {
@@ -44,7 +43,8 @@ struct Turn {
 }
 
 var<workgroup> staged: array<vec4<f32>, SPAN * PITCH>;
-var<workgroup> staged_sums: array<f32, ALL_SUMS>;  // of each vector of them
+// Of each vector of them, where weights have a minimum.
+var<workgroup> staged_sums: array<f32, select(1u, SPAN * SUMS, HAS_MIN)>;
 var<workgroup> partial: array<f32, select(1u, WG, HAS_NORM)>;  // sums of squares, by team
 
 fn kernel(group: vec3<u32>, team: Team, lane: Lane) {

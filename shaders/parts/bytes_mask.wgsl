@@ -5,8 +5,9 @@
 // and the mask is it: what the compiler can't know, that there are fewer than 2^31 groups, keeps these in a register.
 fn held(bits: u32) -> vec4<u32> { return vec4<u32>(bits + (p.groups >> 31u)); }
 
-// Whether `offset` is taken off: here it costs nothing.
+// Whether `offset` is taken off: here it costs nothing. And what is left to take off, times x.
 const TAKES_OFF = true;
+fn left(offset: f32, x: f32) -> f32 { return 0.0; }
 
 // Of each word the bits of `most` that begin at `at`; the last of them is below bit 23.
 fn picked(words: vec4<u32>, at: vec4<u32>, most: u32, offset: f32) -> vec4<f32> {

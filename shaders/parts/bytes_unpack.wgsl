@@ -1,7 +1,8 @@
 // Bits of words as floats. AMD's GPUs turn a byte at any place into a float with one instruction.
 
-// Whether `offset` is taken off: it would be an operation for each weight.
+// Whether `offset` is taken off: it would be an operation for each weight. And what is left to take off, times x.
 const TAKES_OFF = false;
+fn left(offset: f32, x: f32) -> f32 { return offset * x; }
 
 // Of each word the bits of `most` that begin at `at`; the last of them is below bit 23.
 fn picked(words: vec4<u32>, at: vec4<u32>, most: u32, offset: f32) -> vec4<f32> {

@@ -49,12 +49,10 @@ fn scale_min(b: Block, i: u32) -> vec2<f32> {
 
 // The sum of w x, from those of q x and of x over the halves of the group.
 fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
-    let de = unpack2x16float(b.de);
-    let s = picked(vec4<u32>(b.sm), vec4<u32>(0u, 8u, 4u, 12u), 15u, 0.0);
-    return de.x * (s.x * qx.x + s.y * qx.y) - de.y * (s.z * x.x + s.w * x.y);
+    return weigh_halves(b, weigh_half(b, 0u, qx.x, x.x) + weigh_half(b, 1u, qx.y, x.y));
 }
 
-// The same in two steps: of each half, and of both, which share d and e.
+// Its two steps: of each half, and of both, which share d and e.
 fn weigh_half(b: Block, half: u32, qx: f32, x: f32) -> vec2<f32> {
     let s = picked(vec4<u32>(b.sm), vec4<u32>(0u, 4u, 8u, 12u), 15u, 0.0);
     return select(s.xy, s.zw, half == 1u) * vec2<f32>(qx, x);

@@ -55,31 +55,24 @@ const LIFTS = false;
 fn lift(i: u32) -> f32 { return 0.0; }
 fn lifted(b: Block, i: u32) -> vec4<f32> { return quad(b, i); }
 
-// The scale of a half, a signed byte, times d.
-fn scale(b: Block, half: u32) -> f32 {
-    return b.d * f32(bitcast<i32>(b.s << (24u - 8u * half)) >> 24u);
-}
+// The scale of a half, a signed byte, and times d.
+fn whole_scale(b: Block, half: u32) -> f32 { return f32(bitcast<i32>(b.s << (24u - 8u * half)) >> 24u); }
+
+fn scale(b: Block, half: u32) -> f32 { return b.d * whole_scale(b, half); }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> {
     let d = scale(b, i / 4u);
-    return vec2<f32>(d, select(-4.0 * d, 0.0, TAKES_OFF));
+    return vec2<f32>(d, -left(4.0, d));
 }
 
 // The sum of w x, from those of q x and of x over the halves of the group.
 fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
-    var sums = qx;
-    if (!TAKES_OFF) {
-        sums -= 4.0 * x;
-    }
+    let sums = qx - vec2<f32>(left(4.0, x.x), left(4.0, x.y));
     return scale(b, 0u) * sums.x + scale(b, 1u) * sums.y;
 }
 
 // The same in two steps: of each half, and of both, which share d.
 fn weigh_half(b: Block, half: u32, qx: f32, x: f32) -> vec2<f32> {
-    let s = f32(bitcast<i32>(b.s << (24u - 8u * half)) >> 24u);
-    if (TAKES_OFF) {
-        return vec2<f32>(s * qx, 0.0);
-    }
-    return vec2<f32>(s * (qx - 4.0 * x), 0.0);
+    return vec2<f32>(whole_scale(b, half) * (qx - left(4.0, x)), 0.0);
 }
 fn weigh_halves(b: Block, sums: vec2<f32>) -> f32 { return b.d * sums.x; }

@@ -21,15 +21,10 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
     return fields(b.q[i % 4u], i / 4u * 4u, 15u, 8.0);
 }
 
-fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, select(-8.0 * b.d, 0.0, TAKES_OFF)); }
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -left(8.0, b.d)); }
 
 // The sum of w x, from those of q x and of x over the group.
-fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
-    if (TAKES_OFF) {
-        return b.d * qx.x;
-    }
-    return b.d * (qx.x - 8.0 * x.x);
-}
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return b.d * (qx.x - left(8.0, x.x)); }
 
 // Weights 4 i .. 4 i + 3 as signed bytes without BYTES_OFFSET, and the sum of w x from those of
 // bytes, with it, times x and of x.

@@ -24,12 +24,7 @@ fn quad(b: Block, i: u32) -> vec4<f32> {
     return bytes(low | (((b.high >> i) & 0x01010101u) << 4u), 31u, 16.0);
 }
 
-fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, select(-16.0 * b.d, 0.0, TAKES_OFF)); }
+fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -left(16.0, b.d)); }
 
 // The sum of w x, from those of q x and of x over the group.
-fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
-    if (TAKES_OFF) {
-        return b.d * qx.x;
-    }
-    return b.d * (qx.x - 16.0 * x.x);
-}
+fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 { return b.d * (qx.x - left(16.0, x.x)); }

@@ -49,14 +49,11 @@ fn scale(b: Block, half: u32) -> f32 {
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> {
     let d = scale(b, i / 4u);
-    return vec2<f32>(d, select(-32.0 * d, 0.0, TAKES_OFF));
+    return vec2<f32>(d, -left(32.0, d));
 }
 
 // The sum of w x, from those of q x and of x over the halves of the group.
 fn weigh(b: Block, qx: vec2<f32>, x: vec2<f32>) -> f32 {
-    var sums = qx;
-    if (!TAKES_OFF) {
-        sums -= 32.0 * x;
-    }
+    let sums = qx - vec2<f32>(left(32.0, x.x), left(32.0, x.y));
     return scale(b, 0u) * sums.x + scale(b, 1u) * sums.y;
 }
