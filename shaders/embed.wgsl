@@ -1,7 +1,7 @@
 // y[t, :] = scale E[id_t, :]
 //
 // Grid   flat over n_tokens x k / 32: one invocation per group of 32 weights.
-// Links  step, lane_thread, weight_*, bytes_*, lookup_*, order_*
+// Links  step, lane_thread, weight_*, blocks_*, bytes_*, lookup_*, order_*
 //
 // A table that exceeds one binding is split by rows into shards, each with a launch of its
 // own; a token's row is written by the launch whose shard holds it.
@@ -13,7 +13,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;             // [rows, k] packed
-@group(0) @binding(1) var<storage, read> scales: array<u32>;              // [rows, k / 32] packed
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;       // [T, k]
 @group(0) @binding(3) var<uniform> p: Params;
 

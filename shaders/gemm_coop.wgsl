@@ -2,7 +2,7 @@
 //
 // Grid   (tiles of ROWS rows, as often as the columns are split; 2-D beyond the limit of one
 //        dimension; tiles of COLS tokens in z).
-// Links  step, rows_*, lane_tile_subgroup, coop_*, weight_*, bytes_*, lookup_*, order_rows, x_storage, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_tile_subgroup, coop_*, weight_*, blocks_*, bytes_*, lookup_*, order_rows, x_storage, out_*, bias_*, matrix_*
 //
 // The matrix units multiply halves and add in f32. Two groups of columns at a time are rounded
 // to halves and brought to workgroup memory, where a lane finds the columns of its token or row
@@ -24,7 +24,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;   // [rows, k] packed
-@group(0) @binding(1) var<storage, read> scales: array<u32>;    // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;   // [T, n], or [T, splits, n]
 @group(0) @binding(6) var<uniform> p: Params;
 

@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_*, weight_*, bytes_*, lookup_*, four_rows, order_rows, x_*, norm_*, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_*, weight_*, blocks_*, bytes_*, lookup_*, four_rows, order_rows, x_*, norm_*, out_*, bias_*, matrix_*
 //
 // A team holds ROWS x COLS sums (ROWS is a multiple of four), so that each activation serves
 // ROWS rows and each weight, decoded once, serves COLS tokens. With one column the blocks of
@@ -24,7 +24,6 @@ struct Params {
 const_assert COLS == 1u || !HAS_NORM;
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
-@group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
 @group(0) @binding(7) var<uniform> p: Params;
 

@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_g e_g W[r, g] rounded(x[t, g] / e_g) + bias[o(r)], e_g = max |x[t, g]| / 127
 //
 // Grid   as `gemv`: (teams of ROWS rows, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_*, weight_*, bytes_*, order_rows, x_storage, norm_*, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_*, weight_*, blocks_*, bytes_*, order_rows, x_storage, norm_*, out_*, bias_*, matrix_*
 //
 // As `gemv`, with the activations of a group of 32 columns rounded to bytes, and four weights
 // multiplied at a time (`dot4I8Packed`). Each team rounds for itself, which a launch of its own
@@ -22,7 +22,6 @@ struct Params {
 const_assert COLS == 1u || !HAS_NORM;
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
-@group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
 @group(0) @binding(7) var<uniform> p: Params;
 

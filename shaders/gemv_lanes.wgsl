@@ -1,7 +1,7 @@
 // y[t, o(r)] (+)= sum_k W[r, k] x[t, k] + bias[o(r)], o(r) = first + r * stride
 //
 // Grid   (subgroups of ROWS rows a lane, 2-D beyond the limit of one dimension, COLS tokens each in z).
-// Links  step, rows_*, lane_subgroup, weight_*, bytes_*, lookup_*, blocks_*, order_bundles, x_storage, norm_*, out_*, bias_*, matrix_*
+// Links  step, rows_*, lane_subgroup, weight_*, blocks_*, bytes_*, lookup_*, lanes_*, order_bundles, x_*, norm_*, out_*, bias_*, matrix_*
 //
 // For adapters whose subgroups are the vector registers of a CPU. There a load costs for each
 // lane, also where all lanes load the same: so the lanes share the loads of x, each takes a
@@ -29,20 +29,19 @@ const_assert ROWS == 4u;  // as bundles are ordered
 const_assert ROWS % TURN == 0u && (TURN == ROWS || COLS == 1u);
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
-@group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
 @group(0) @binding(7) var<uniform> p: Params;
 
-// Eight vectors of four, which the lanes of a subgroup hold together: one a lane, two with
-// subgroups of four.
+// Eight vectors of four, which the first LANES lanes of a subgroup hold together: one a lane, or two where subgroups may
+// have no more than four.
 struct Eight {
     low: vec4<f32>,
     high: vec4<f32>,
 }
 
 // Vector i of the eight; every lane asks for the same one.
-fn shared_quad(team: Team, all: Eight, i: u32) -> vec4<f32> {
-    if (team.lanes >= 8u) {
+fn shared_quad(all: Eight, i: u32) -> vec4<f32> {
+    if (LANES >= 8u) {
         return subgroupShuffle(all.low, i);
     }
     if (i < 4u) {
@@ -52,29 +51,10 @@ fn shared_quad(team: Team, all: Eight, i: u32) -> vec4<f32> {
 }
 
 const TURNS = ROWS / TURN;
-// Whether all quads are shared before the first is needed: for several turns, and where groups have two scales,
-// which is faster on lavapipe (Q2_K by a tenth; but Q4_0 slower).
-const SHARED_FIRST = HALVES || TURN < ROWS;
-
-// Quad i of x, from `v` where they are shared first.
-fn quad_of_x(team: Team, all: Eight, v: ptr<function, array<vec4<f32>, 8>>, i: u32) -> vec4<f32> {
-    if (SHARED_FIRST) {
-        return (*v)[i];
-    }
-    return shared_quad(team, all, i);
-}
 
 struct Sums {
     rows: array<f32, TURN>,
     total: vec4<f32>,
-}
-
-// Blocks of group `g` of a turn's rows, of which the first lies at `at`. Where all rows are one turn they were those of
-// the group before.
-fn next_blocks(blocks: ptr<function, array<Block, TURN>>, at: u32, g: u32) {
-    for (var r = 0u; r < TURN; r++) {
-        (*blocks)[r] = block_after((*blocks)[r], at + r * NEXT_ROW, g);
-    }
 }
 
 fn add_quad(sums: ptr<function, Sums>, blocks: ptr<function, array<Block, TURN>>, v: vec4<f32>, i: u32) {
@@ -104,27 +84,25 @@ fn add_sums(
     }
 }
 
-// Adds the products of a turn's rows with the group of x that the lanes hold, and `v` where quads are shared first.
+// Adds the products of a turn's rows with a group of x.
 fn add_turn(
     out: ptr<function, array<f32, ROWS * COLS>>,
     blocks: ptr<function, array<Block, TURN>>,
-    team: Team,
-    all: Eight,
     v: ptr<function, array<vec4<f32>, 8>>,
 ) {
     var sums: Sums;
-    add_quad(&sums, blocks, quad_of_x(team, all, v, 0u), 0u);
-    add_quad(&sums, blocks, quad_of_x(team, all, v, 1u), 1u);
-    add_quad(&sums, blocks, quad_of_x(team, all, v, 2u), 2u);
-    add_quad(&sums, blocks, quad_of_x(team, all, v, 3u), 3u);
+    add_quad(&sums, blocks, (*v)[0], 0u);
+    add_quad(&sums, blocks, (*v)[1], 1u);
+    add_quad(&sums, blocks, (*v)[2], 2u);
+    add_quad(&sums, blocks, (*v)[3], 3u);
     if (HALVES) {
         add_sums(out, blocks, sums, 0u);
         sums = Sums();
     }
-    add_quad(&sums, blocks, quad_of_x(team, all, v, 4u), 4u);
-    add_quad(&sums, blocks, quad_of_x(team, all, v, 5u), 5u);
-    add_quad(&sums, blocks, quad_of_x(team, all, v, 6u), 6u);
-    add_quad(&sums, blocks, quad_of_x(team, all, v, 7u), 7u);
+    add_quad(&sums, blocks, (*v)[4], 4u);
+    add_quad(&sums, blocks, (*v)[5], 5u);
+    add_quad(&sums, blocks, (*v)[6], 6u);
+    add_quad(&sums, blocks, (*v)[7], 7u);
     add_sums(out, blocks, sums, 4u);
 }
 
@@ -142,44 +120,43 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     let row = layer.weights + min(r0, (p.rows - 1u) / ROWS * ROWS);
     var out: array<f32, ROWS * COLS>;
     var squares = 0.0;
-    let mine = lane.index % min(team.lanes, 8u);
+    let mine = lane.index % LANES;
     // The rows of x that a lane loads for all: columns beyond the last repeat it.
     let low = input_row(min(layer.start + mine % COLS, layer.end - 1u)) * p.groups;
     let high = input_row(min(layer.start + (mine + 4u) % COLS, layer.end - 1u)) * p.groups;
     var blocks: array<Block, TURN>;
+    var fours: Fours;
     var all: Eight;
     var v: array<vec4<f32>, 8>;
     // One loop for groups and turns: Mesa 22 is several times slower with one inside of another.
     for (var n = 0u; n < p.groups * TURNS; n++) {
         let g = n / TURNS;
         let turn = n % TURNS;
-        next_blocks(&blocks, block_at(row, g) + turn * TURN * NEXT_ROW, g);
+        next_blocks(&blocks, &fours, block_at(row, g) + turn * TURN * NEXT_ROW, g);
         if (COLS == 1u) {
             if (turn == 0u) {
                 let at = g * 8u + mine;
                 all.low = x4(low * 8u + at);
-                if (team.lanes < 8u) {
+                if (LANES < 8u) {
                     all.high = x4(low * 8u + at + 4u);
                 }
                 if (HAS_NORM) {
                     squares += dot(all.low, all.low) + dot(all.high, all.high);
                     all.low *= gain4(at);
-                    if (team.lanes < 8u) {
+                    if (LANES < 8u) {
                         all.high *= gain4(at + 4u);
                     }
                 }
-                if (SHARED_FIRST) {
-                    v[0] = shared_quad(team, all, 0u);
-                    v[1] = shared_quad(team, all, 1u);
-                    v[2] = shared_quad(team, all, 2u);
-                    v[3] = shared_quad(team, all, 3u);
-                    v[4] = shared_quad(team, all, 4u);
-                    v[5] = shared_quad(team, all, 5u);
-                    v[6] = shared_quad(team, all, 6u);
-                    v[7] = shared_quad(team, all, 7u);
-                }
+                v[0] = shared_quad(all, 0u);
+                v[1] = shared_quad(all, 1u);
+                v[2] = shared_quad(all, 2u);
+                v[3] = shared_quad(all, 3u);
+                v[4] = shared_quad(all, 4u);
+                v[5] = shared_quad(all, 5u);
+                v[6] = shared_quad(all, 6u);
+                v[7] = shared_quad(all, 7u);
             }
-            add_turn(&out, &blocks, team, all, &v);
+            add_turn(&out, &blocks, &v);
             if (TURN < ROWS) {
                 // A turn's rows come first, and the first again after the last turn.
                 let before = out;
@@ -199,11 +176,11 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
                     }
                 }
                 all.low = x4((low + g) * 8u + i);
-                if (COLS > 4u && team.lanes < 8u) {
+                if (COLS > 4u && LANES < 8u) {
                     all.high = x4((high + g) * 8u + i);
                 }
                 for (var c = 0u; c < COLS; c++) {
-                    let v = shared_quad(team, all, c);
+                    let v = shared_quad(all, c);
                     for (var r = 0u; r < ROWS; r++) {
                         out[r * COLS + c] += dot(q[r], v);
                     }
@@ -213,8 +190,8 @@ fn kernel(group: vec3<u32>, team: Team, lane: Lane) {
     }
     var factor = 1.0;
     if (HAS_NORM) {
-        // Lanes beyond the eighth saw the same values again.
-        let sum = sum_all(lane, select(0.0, squares, lane.index < 8u));
+        // The lanes after the first LANES saw the same values again.
+        let sum = sum_all(lane, select(0.0, squares, lane.index < LANES));
         factor = 1.0 / sqrt(sum / p.width + p.eps);
     }
     for (var c = 0u; c < COLS; c++) {

@@ -2,7 +2,7 @@
 //
 // Grid   (teams of four rows, 2-D beyond the limit of one dimension, tokens in z).
 //        SPAN is the most lanes that a team may have; WG divides eight times as many.
-// Links  step, rows_*, lane_teams, weight_*, bytes_*, lookup_*, groups_*, order_rows, x_storage, norm_*, out_*, bias_*,
+// Links  step, rows_*, lane_teams, weight_*, blocks_*, bytes_*, lookup_*, groups_*, order_rows, x_storage, norm_*, out_*, bias_*,
 //        matrix_*
 //
 // As `gemv` with one column, for GPUs. Where lanes take one group of 32 columns each, so that
@@ -24,7 +24,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;       // [rows, k] packed
-@group(0) @binding(1) var<storage, read> scales: array<u32>;        // [rows, k / 32] packed
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;       // [T, n]
 @group(0) @binding(7) var<uniform> p: Params;
 

@@ -1,2 +1,7 @@
-// Blocks: groups of a row share nothing.
-fn block_after(before: Block, g: u32, k: u32) -> Block { return block(g, k); }
+// Blocks: the groups of a row share nothing.
+
+// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
+fn block(g: u32, k: u32) -> Block {
+    let q = quants(g);
+    return block_of(q, side_of(g, BESIDE));
+}

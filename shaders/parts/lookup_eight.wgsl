@@ -12,17 +12,22 @@ fn start_lookup(index: u32) {
     upper = two.y;
 }
 
-// The entry for the lowest nibble.
-fn entry_of(i: u32) -> f32 {
-    return select(subgroupShuffle(lower, i & 7u), subgroupShuffle(upper, i & 7u), (i & 8u) != 0u);
+// The entry for the nibble at bit `shift` of a word.
+fn entry_of(word: u32, shift: u32) -> f32 {
+    let i = word >> shift;
+    let entry = subgroupShuffle(lower, i & 7u);
+    if (MIRRORED) {
+        return bitcast<f32>(bitcast<u32>(entry) ^ ((word << (28u - shift)) & 0x80000000u));
+    }
+    return select(entry, subgroupShuffle(upper, i & 7u), (i & 8u) != 0u);
 }
 
 // The entries for the nibbles from `shift` on, 0 or 4, of each byte of a word.
 fn looked_up(word: u32, shift: u32) -> vec4<f32> {
     return vec4<f32>(
-        entry_of(word >> shift),
-        entry_of(word >> (shift + 8u)),
-        entry_of(word >> (shift + 16u)),
-        entry_of(word >> (shift + 24u)),
+        entry_of(word, shift),
+        entry_of(word, shift + 8u),
+        entry_of(word, shift + 16u),
+        entry_of(word, shift + 24u),
     );
 }

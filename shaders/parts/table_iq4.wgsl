@@ -1,5 +1,7 @@
 // Table: what nibbles stand for in IQ4_NL and IQ4_XS, sixteen whole numbers.
 const TABLE_OFFSET = 0.0;
+// Whether the upper eight entries are the lower ones with the other sign.
+const MIRRORED = false;
 
 // The entries for four nibbles, one in each byte. A polynomial of the fourth degree comes within 0.44 of each of
 // them, in fewer steps than it takes to choose among sixteen.

@@ -2,6 +2,8 @@
 // here doubled, 0 1 2 3 4 6 8 12, so that they are whole numbers.
 // What `entries` adds to them, so that they are bytes.
 const TABLE_OFFSET = 12.0;
+// Whether the upper eight entries are the lower ones with the other sign.
+const MIRRORED = true;
 
 // The entries for four nibbles, one in each byte. What nibbles 4 to 7 have more than their number is 0 1 2 5.
 fn entries(nibbles: u32) -> vec4<f32> {

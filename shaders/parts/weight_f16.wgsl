@@ -8,8 +8,13 @@ struct Block {
     at: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
-fn block(g: u32, k: u32) -> Block { return Block(g * 4u); }
+// Bytes beside the quants of a group.
+const BESIDE = 0u;
+
+// A group of 32 weights, of where its vectors begin; nothing lies beside them.
+alias Quants = u32;
+fn quants(g: u32) -> Quants { return g * 4u; }
+fn block_of(q: Quants, side: vec2<u32>) -> Block { return Block(q); }
 
 // Vectors of a group, and weights 4 i .. 4 i + 3 of one.
 const VECTORS = 4u;

@@ -10,8 +10,13 @@ struct Block {
     high: vec4<u32>,
 }
 
-// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
-fn block(g: u32, k: u32) -> Block { return Block(w[g * 2u], w[g * 2u + 1u]); }
+// Bytes beside the quants of a group.
+const BESIDE = 0u;
+
+// A group of 32 weights, of its quants and what lies beside them.
+alias Quants = array<vec4<u32>, 2>;
+fn quants(g: u32) -> Quants { return Quants(w[g * 2u], w[g * 2u + 1u]); }
+fn block_of(q: Quants, side: vec2<u32>) -> Block { return Block(q[0], q[1]); }
 
 // Vectors of a group, and weights 4 i .. 4 i + 3 of one.
 const VECTORS = 2u;

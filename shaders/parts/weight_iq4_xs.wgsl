@@ -10,11 +10,16 @@ struct Block {
     d: f32,
 }
 
-// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
-fn block(g: u32, k: u32) -> Block {
-    let at = super_of(g) * 3u;
-    let s = bitcast<i32>(scales[at + 1u + k % 8u / 4u] << (24u - k % 4u * 8u)) >> 24u;
-    return Block(w[g], unpack2x16float(scales[at]).x * f32(s));
+// Words of scales of a superblock, after the first for how many groups each, and those of a group alone; bytes of
+// quants of a group.
+const WORDS = 3u;
+const SHARED_BY = 4u;
+const APART = 0u;
+const QUANTS = 16u;
+
+// A group of its quants, its own words, the first word of the superblock and that for its scales, which begin at bit 0.
+fn block_of(q: vec4<u32>, apart: vec2<u32>, head: u32, shares: u32) -> Block {
+    return Block(q, unpack2x16float(head).x * f32(bitcast<i32>(shares << 24u) >> 24u));
 }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.

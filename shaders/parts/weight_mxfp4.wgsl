@@ -10,11 +10,16 @@ struct Block {
     d: f32,
 }
 
-// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
-fn block(g: u32, k: u32) -> Block {
+// Bytes beside the quants of a group.
+const BESIDE = 1u;
+
+// A group of 32 weights, of its quants and what lies beside them.
+alias Quants = vec4<u32>;
+fn quants(g: u32) -> Quants { return w[g]; }
+fn block_of(q: Quants, side: vec2<u32>) -> Block {
     // A float below 2^-126 would have no exponent of its own; such weights count as zero.
-    let e = (scales[g / 4u] >> (g % 4u * 8u)) & 0xffu;
-    return Block(w[g], bitcast<f32>(select(e - 1u, 0u, e < 2u) << 23u));
+    let e = side.x & 0xffu;
+    return Block(q, bitcast<f32>(select(e - 1u, 0u, e < 2u) << 23u));
 }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.

@@ -12,23 +12,16 @@ struct Block {
     sm: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
-fn block(g: u32, k: u32) -> Block {
-    let at = super_of(g) * 5u;
-    return Block(half_vector(g, k), scales[at], scales[at + 1u + k % 8u / 2u] >> (16u * k));
-}
+// Words of scales of a superblock, after the first for how many groups each, and those of a group alone; bytes of
+// quants of a group.
+const WORDS = 5u;
+const SHARED_BY = 2u;
+const APART = 0u;
+const QUANTS = 8u;
 
-// Group `g`, the one at `k` of its row, which follows `before`: what they share stays.
-fn block_after(before: Block, g: u32, k: u32) -> Block {
-    let at = super_of(g) * 5u;
-    var b = Block(half_vector(g, k), before.de, before.sm >> 16u);
-    if (k % 8u == 0u) {
-        b.de = scales[at];
-    }
-    if (k % 2u == 0u) {
-        b.sm = scales[at + 1u + k % 8u / 2u];
-    }
-    return b;
+// A group of its quants, its own words, the first word of the superblock and that for its scales, which begin at bit 0.
+fn block_of(q: vec4<u32>, apart: vec2<u32>, head: u32, shares: u32) -> Block {
+    return Block(q.xy, head, shares);
 }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.

@@ -12,11 +12,13 @@ struct Block {
     d: f32,
 }
 
-// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
-fn block(g: u32, k: u32) -> Block {
-    let at = g / 2u * 3u;
-    return Block(w[g], scales[at + g % 2u], unpack2x16float(scales[at + 2u] >> (16u * g)).x);
-}
+// Bytes beside the quants of a group.
+const BESIDE = 6u;
+
+// A group of 32 weights, of its quants and what lies beside them.
+alias Quants = vec4<u32>;
+fn quants(g: u32) -> Quants { return w[g]; }
+fn block_of(q: Quants, side: vec2<u32>) -> Block { return Block(q, side.x, unpack2x16float(side.y).x); }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {

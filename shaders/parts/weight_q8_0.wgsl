@@ -11,11 +11,13 @@ struct Block {
     d: f32,
 }
 
-// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
-fn block(g: u32, k: u32) -> Block {
-    // Of two scales in a word the low or the high one: WGSL shifts by the remainder of 32.
-    return Block(w[g * 2u], w[g * 2u + 1u], unpack2x16float(scales[g / 2u] >> (16u * g)).x);
-}
+// Bytes beside the quants of a group.
+const BESIDE = 2u;
+
+// A group of 32 weights, of its quants and what lies beside them.
+alias Quants = array<vec4<u32>, 2>;
+fn quants(g: u32) -> Quants { return Quants(w[g * 2u], w[g * 2u + 1u]); }
+fn block_of(q: Quants, side: vec2<u32>) -> Block { return Block(q[0], q[1], unpack2x16float(side.x).x); }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {

@@ -10,8 +10,13 @@ struct Block {
     dz: u32,
 }
 
-// Group `g` (counted over all rows) of 32 weights, the one at `k` of its row.
-fn block(g: u32, k: u32) -> Block { return Block(w[g], scales[g]); }
+// Bytes beside the quants of a group.
+const BESIDE = 4u;
+
+// A group of 32 weights, of its quants and what lies beside them.
+alias Quants = vec4<u32>;
+fn quants(g: u32) -> Quants { return w[g]; }
+fn block_of(q: Quants, side: vec2<u32>) -> Block { return Block(q, side.x); }
 
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {

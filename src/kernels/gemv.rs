@@ -207,13 +207,13 @@ impl Gemv {
 
 /// Vectors of four that a uniform binding of the activations holds, for whole layers of
 /// columns; in thousands, so that few lengths, and so few pipelines, are in use.
-fn uniform_vectors(problem: &Gemv, shape: GemvShape) -> usize {
-    let rows = problem.max_batch.next_multiple_of(shape.cols as usize);
+pub(super) fn uniform_vectors(problem: &Gemv, cols: u32) -> usize {
+    let rows = problem.max_batch.next_multiple_of(cols as usize);
     (rows * padded(problem.inputs) / 4).next_multiple_of(1024)
 }
 
 fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
-    let x4 = uniform_vectors(problem, shape) as u32;
+    let x4 = uniform_vectors(problem, shape.cols) as u32;
     let mut parts = problem.parts(shape.lane, if shape.uniform { Part::XUniform } else { Part::XStorage });
     parts.extend([Part::lookup(problem.format), Part::FourRows]);
     let mut numbers = vec![("ROWS", shape.rows), ("COLS", shape.cols), ("WG", shape.wg)];
@@ -263,7 +263,7 @@ pub fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
         // Neighbouring rows have other experts.
         shape = GemvShape { cols: 1, uniform: false, ..shape };
     }
-    shape.uniform &= uniform_vectors(problem, shape) as u64 * 16 <= caps.max_uniform_binding;
+    shape.uniform &= uniform_vectors(problem, shape.cols) as u64 * 16 <= caps.max_uniform_binding;
     shape
 }
 

@@ -3,7 +3,7 @@
 
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
-use crate::kernels::gemv::{Experts, Gemv, GemvParams, Out};
+use crate::kernels::gemv::{Experts, Gemv, GemvParams, Out, uniform_vectors};
 use crate::kernels::pack::Order;
 use crate::kernels::tuning::{self, LanesShape};
 use crate::kernels::{Dispatch, Part, Rows, Variant, kernel};
@@ -17,14 +17,21 @@ kernel!(
     variants
 );
 
-fn variant(shape: LanesShape, problem: &Gemv, caps: &Caps) -> Variant {
-    let mut parts = problem.parts(Part::LaneSubgroup, Part::XStorage);
+/// Whether activations go through a uniform binding, which they do where they fit; rows of experts do not lie together.
+fn uniform(shape: LanesShape, problem: &Gemv, caps: &Caps) -> bool {
+    problem.experts.is_none() && uniform_vectors(problem, shape.cols) as u64 * 16 <= caps.max_uniform_binding
+}
+
+fn variant(shape: LanesShape, problem: &Gemv, uniform: bool, caps: &Caps) -> Variant {
+    let mut parts = problem.parts(Part::LaneSubgroup, if uniform { Part::XUniform } else { Part::XStorage });
     parts.push(Part::lookup_together(problem.format, caps));
-    let alone = Part::blocks(problem.format);
-    parts.extend(alone);
-    // What groups share stays from one to the next of the same rows, so that all rows are one turn there.
-    let turn = alone.map_or(shape.rows, |_| tuning::turn(caps, problem.format, shape));
-    let mut numbers = vec![("ROWS", shape.rows), ("TURN", turn), ("COLS", shape.cols), ("WG", shape.wg)];
+    parts.push(Part::lanes(problem.format));
+    let turn = tuning::turn(caps, problem.format, shape);
+    // Those that share the loads of x, of any subgroup.
+    let lanes = caps.subgroup.map_or(4, |(least, _)| least.min(8));
+    let mut numbers =
+        vec![("ROWS", shape.rows), ("TURN", turn), ("COLS", shape.cols), ("WG", shape.wg), ("LANES", lanes)];
+    numbers.extend(uniform.then(|| ("X4", uniform_vectors(problem, shape.cols) as u32)));
     numbers.extend(problem.experts.iter().flat_map(Experts::numbers));
     Variant::new(&GEMV_LANES, &parts, &numbers)
 }
@@ -48,11 +55,11 @@ fn variants(caps: &Caps) -> Vec<Variant> {
                 let max_batch = cols as usize;
                 let problem =
                     Gemv { format, order: Order::Bundles, out, bias, norm, batch, max_batch, ..Gemv::SMALL };
-                all.push(variant(shape, &problem, caps));
+                all.extend([true, false].map(|uniform| variant(shape, &problem, uniform, caps)));
             }
             let size = (cols > 1).then_some(cols as usize);
             let plain = Gemv { format, order: Order::Bundles, ..Gemv::SMALL };
-            all.extend(plain.of_experts(size).iter().map(|p| variant(shape, p, caps)));
+            all.extend(plain.of_experts(size).iter().map(|p| variant(shape, p, false, caps)));
         }
     }
     all
@@ -62,7 +69,12 @@ fn variants(caps: &Caps) -> Vec<Variant> {
 pub fn dispatch(problem: &Gemv, shape: LanesShape, caps: &Caps) -> Dispatch {
     let groups = (problem.rows as u32).div_ceil(shape.rows * shape.wg);
     let (grid, rows) = problem.grid(groups, shape.cols);
-    Dispatch { variant: variant(shape, problem, caps), params: problem.params().words(), grid, rows }
+    Dispatch {
+        variant: variant(shape, problem, uniform(shape, problem, caps), caps),
+        params: problem.params().words(),
+        grid,
+        rows,
+    }
 }
 
 /// On the lanes of a CPU, for which rows lie in bundles.

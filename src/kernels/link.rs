@@ -48,7 +48,7 @@ pub fn link(variant: &Variant) -> Linked {
     }
     let mut linked = Linked { source: String::new(), files: Vec::new() };
     linked.push("header", &header);
-    for part in variant.parts().flat_map(|part| part.needs().into_iter().chain([part])) {
+    for part in variant.parts().flat_map(|part| part.needs().chain([part])) {
         let (file, text) = part.source();
         linked.push(file, text);
     }

@@ -20,7 +20,9 @@ pub enum Order {
     /// Those of a row.
     Rows,
     /// Those of the same columns in [`BUNDLE`] rows. Of these the first of every four come
-    /// first, then the second, and so on: `gemv_lanes` reads one of each four rows at a time.
+    /// first, then the second, and so on: `gemv_lanes` reads one of each four rows at a time. What is
+    /// no whole vector of 16 bytes lies in words, of each the 32 rows' in their order, so that it
+    /// reads those of four rows as a vector; then a half and a byte, if some are left.
     Bundles,
 }
 
@@ -104,7 +106,7 @@ pub struct Planes {
     pub quant_bytes: usize,
     /// Start of the plane of scales.
     pub scale_at: usize,
-    /// Length of the plane of scales; at least 4, so that it can always be bound.
+    /// Length of the plane of scales; at least 16, so that it can always be bound.
     pub scale_bytes: usize,
 }
 
@@ -114,7 +116,7 @@ impl Planes {
         let rows = round_up(rows, order.align());
         let groups = cols.div_ceil(GROUP);
         let quant_bytes = rows * groups * group_bytes(format);
-        let scale_bytes = round_up(rows * scale_bytes(format, groups), 4).max(4);
+        let scale_bytes = round_up(rows * scale_bytes(format, groups), 4).max(16);
         let scale_at = round_up(quant_bytes, ALIGN);
         Self { format, order, rows, groups, quant_bytes, scale_at, scale_bytes }
     }
@@ -149,7 +151,7 @@ pub fn pack<'a>(
         let (unit, bytes) = scale_unit(planes.format);
         bundle(&mut scales[scales_before..], planes.groups / unit, bytes);
     }
-    if planes.format == WeightFormat::Q5_0 {
+    if planes.format == WeightFormat::Q5_0 && planes.order == Order::Rows {
         // Words first, then what shares a word.
         for two in scales[scales_before..].chunks_exact_mut(12) {
             two[4..10].rotate_left(2);
@@ -157,19 +159,39 @@ pub fn pack<'a>(
     }
 }
 
+/// Where the pieces of a group of `bytes` bytes begin, and their lengths.
+fn pieces(bytes: usize) -> Vec<(usize, usize)> {
+    if bytes.is_multiple_of(16) {
+        return vec![(0, bytes)];
+    }
+    let words = (0..bytes / 4).map(|i| (4 * i, 4));
+    let half = (bytes % 4 >= 2).then_some((bytes / 4 * 4, 2));
+    let byte = (bytes % 2 == 1).then_some((bytes - 1, 1));
+    words.chain(half).chain(byte).collect()
+}
+
+/// For each piece of a bundle's rows, of `groups` groups of `bytes` bytes each, where it lies in [`Order::Rows`] and in
+/// [`Order::Bundles`], and its length.
+fn places(groups: usize, bytes: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..groups).flat_map(move |group| {
+        pieces(bytes).into_iter().flat_map(move |(at, length)| {
+            (0..BUNDLE).map(move |place| {
+                let row = if length >= 16 { place % (BUNDLE / 4) * 4 + place / (BUNDLE / 4) } else { place };
+                let to = (group * bytes + at) * BUNDLE + place * length;
+                ((row * groups + group) * bytes + at, to, length)
+            })
+        })
+    })
+}
+
 /// Reorders rows of `groups` groups of `bytes` bytes from [`Order::Rows`] to [`Order::Bundles`].
 fn bundle(rows: &mut [u8], groups: usize, bytes: usize) {
-    if bytes == 0 {
-        return;
-    }
-    let mut from = Vec::new();
-    for bundle in rows.chunks_exact_mut(BUNDLE * groups * bytes) {
-        from.clear();
-        from.extend_from_slice(bundle);
-        for (at, place) in bundle.chunks_exact_mut(bytes).enumerate() {
-            let (group, at) = (at / BUNDLE, at % BUNDLE);
-            let row = at % (BUNDLE / 4) * 4 + at / (BUNDLE / 4);
-            place.copy_from_slice(&from[(row * groups + group) * bytes..][..bytes]);
+    let mut before = Vec::new();
+    for bundle in rows.chunks_exact_mut((BUNDLE * groups * bytes).max(1)) {
+        before.clear();
+        before.extend_from_slice(bundle);
+        for (from, to, length) in places(groups, bytes) {
+            bundle[to..][..length].copy_from_slice(&before[from..][..length]);
         }
     }
 }
@@ -315,7 +337,7 @@ fn of_threes(words: [u32; 3], j: usize) -> u8 {
 /// `scales` are those of all rows that lie together with it, from the last multiple of [`Order::align`] on.
 pub fn unpack(planes: &Planes, row: usize, quants: &[u8], scales: &[u8]) -> Vec<f32> {
     let (mut quants, mut scales) = (quants.to_vec(), scales.to_vec());
-    if planes.format == WeightFormat::Q5_0 {
+    if planes.format == WeightFormat::Q5_0 && planes.order == Order::Rows {
         for two in scales.chunks_exact_mut(12) {
             two[4..10].rotate_right(2);
         }
@@ -340,17 +362,11 @@ pub fn unpack(planes: &Planes, row: usize, quants: &[u8], scales: &[u8]) -> Vec<
 
 /// The inverse of [`bundle`].
 fn unbundle(rows: &mut [u8], groups: usize, bytes: usize) {
-    if bytes == 0 {
-        return;
-    }
-    let from = rows.to_vec();
-    for (bundle, from) in
-        rows.chunks_exact_mut(BUNDLE * groups * bytes).zip(from.chunks_exact(BUNDLE * groups * bytes))
-    {
-        for (at, group_of_row) in from.chunks_exact(bytes).enumerate() {
-            let (group, at) = (at / BUNDLE, at % BUNDLE);
-            let row = at % (BUNDLE / 4) * 4 + at / (BUNDLE / 4);
-            bundle[(row * groups + group) * bytes..][..bytes].copy_from_slice(group_of_row);
+    let before = rows.to_vec();
+    let size = (BUNDLE * groups * bytes).max(1);
+    for (bundle, before) in rows.chunks_exact_mut(size).zip(before.chunks_exact(size)) {
+        for (to, from, length) in places(groups, bytes) {
+            bundle[to..][..length].copy_from_slice(&before[from..][..length]);
         }
     }
 }
@@ -505,6 +521,7 @@ mod tests {
                 // As in shaders/parts/order_bundles.wgsl.
                 let to = (row / 32 * 3 + group) * 32 + row % 4 * 8 + row % 32 / 4;
                 assert_eq!(quants[from * 32..][..32], bundled[to * 32..][..32], "{row} {group}");
+                let to = (row / 32 * 3 + group) * 32 + row % 32;
                 assert_eq!(scales[from * 2..][..2], bundled_scales[to * 2..][..2], "{row} {group}");
             }
         }

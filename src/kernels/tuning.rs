@@ -112,21 +112,14 @@ pub fn lanes(tokens: usize) -> LanesShape {
     LanesShape { rows: 4, cols: if tokens == 1 { 1 } else { 8 }, wg: 8 }
 }
 
-/// How many of its rows a lane takes at a time, in formats whose groups share nothing. Where a compiler writes out loads,
-/// one of a word by eight lanes is some 140 instructions of a CPU, so that a loop over four rows in F16 is 44 KB of
-/// them, more than a core's cache for instructions holds. On lavapipe (Mesa 25, two cores) a mat-vec of 4096 x 6144
-/// took 7.5 ms with all four and 2.8 with one in F16, 12.1 and 4.7 in F32, 1.90 and with two 1.65 in IQ4_NL; but 1.42
-/// and 1.49 in Q4_0. Mesa 22, whose loads are loops, loses a seventh in F16 and a tenth in IQ4_NL.
+/// How many of its rows a lane takes at a time. Where a compiler writes out loads, one of a word by eight lanes is some
+/// 140 instructions of a CPU, so that a loop over four rows in F16 is 44 KB of them, more than a core's cache for
+/// instructions holds. On lavapipe (Mesa 25, two cores) a mat-vec of 4096 x 6144 took 7.5 ms with all four and 2.8 with
+/// one in F16, 12.1 and 4.7 in F32; but 2.07 and 2.22 in F8_E4M3. Mesa 22, whose loads are loops, loses a seventh in F16.
 pub fn turn(caps: &Caps, format: WeightFormat, shape: LanesShape) -> u32 {
-    use WeightFormat::{BF16, F16, F32, IQ4_NL, MXFP4, Q5_1, U4};
-    if shape.cols > 1 || caps.subgroup.is_none_or(|(least, _)| least < 8) {
-        return shape.rows;
-    }
-    match format {
-        F32 | F16 | BF16 => 1,
-        IQ4_NL | MXFP4 | Q5_1 | U4 => 2,
-        _ => shape.rows,
-    }
+    use WeightFormat::{BF16, F16, F32};
+    let lanes = caps.subgroup.map_or(0, |(least, _)| least);
+    if shape.cols == 1 && lanes >= 8 && matches!(format, F32 | F16 | BF16) { 1 } else { shape.rows }
 }
 
 /// How weights lie: in bundles where the adapter is a CPU whose lanes can shuffle, for

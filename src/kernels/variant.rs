@@ -7,6 +7,7 @@ use crate::caps::Caps;
 use crate::dtype::{KvFormat, WeightFormat};
 use crate::kernels::{Access, Binding, KernelDecl, Rows, tuning};
 use crate::nonlinearity::Nonlinearity;
+use crate::shape::GROUP;
 
 /// A part that is linked into a kernel; see `shaders/README.md` for what each provides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +34,9 @@ pub enum Part {
     BytesMask,
     FourRows,
     BlocksAlone,
+    BlocksSuper,
+    LanesAlone,
+    LanesSuper,
     GroupsOne,
     GroupsHalves,
     GroupsSpread,
@@ -98,6 +102,9 @@ impl Part {
             Self::BytesMask,
             Self::FourRows,
             Self::BlocksAlone,
+            Self::BlocksSuper,
+            Self::LanesAlone,
+            Self::LanesSuper,
             Self::GroupsOne,
             Self::GroupsHalves,
             Self::GroupsSpread,
@@ -178,6 +185,9 @@ impl Part {
             Self::BytesMask => part!("bytes_mask"),
             Self::FourRows => part!("four_rows"),
             Self::BlocksAlone => part!("blocks_alone"),
+            Self::BlocksSuper => part!("blocks_super"),
+            Self::LanesAlone => part!("lanes_alone"),
+            Self::LanesSuper => part!("lanes_super"),
             Self::GroupsOne => part!("groups_one"),
             Self::GroupsHalves => part!("groups_halves"),
             Self::GroupsSpread => part!("groups_spread"),
@@ -232,6 +242,9 @@ impl Part {
             | Self::BytesUnpack
             | Self::FourRows
             | Self::BlocksAlone
+            | Self::BlocksSuper
+            | Self::LanesAlone
+            | Self::LanesSuper
             | Self::GroupsOne
             | Self::OrderRows
             | Self::XStorage
@@ -305,10 +318,14 @@ impl Part {
         Self::table(format).map_or(Self::LookupNone, |_| tuning::lookup(caps))
     }
 
-    /// That groups of a row share nothing; where they do, the weight part says what. IQ4_XS gains nothing by it.
-    pub fn blocks(format: WeightFormat) -> Option<Self> {
-        use WeightFormat::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
-        (!matches!(format, Q2_K | Q3_K | Q4_K | Q5_K | Q6_K)).then_some(Self::BlocksAlone)
+    /// How a group is put together, of its own or with what a superblock shares.
+    fn blocks(format: WeightFormat) -> Self {
+        if format.block_len() > GROUP { Self::BlocksSuper } else { Self::BlocksAlone }
+    }
+
+    /// The same for the four rows of a CPU's lane.
+    pub fn lanes(format: WeightFormat) -> Self {
+        if format.block_len() > GROUP { Self::LanesSuper } else { Self::LanesAlone }
     }
 
     /// Which weights of a row a lane of a GPU takes at once, and how.
@@ -321,15 +338,16 @@ impl Part {
         }
     }
 
-    /// A part that it calls, which is linked with it.
-    pub fn needs(self) -> Option<Self> {
-        match self {
-            Self::Weight(format) => Self::table(format),
-            Self::LookupComputed => Some(Self::LookupNone),
-            Self::GroupsOne => Some(Self::FourRows),
-            Self::OutGlu(act) => Some(Self::Act(act)),
-            _ => None,
-        }
+    /// Parts that it calls or that call it, which are linked with it.
+    pub fn needs(self) -> impl Iterator<Item = Self> {
+        let needs = match self {
+            Self::Weight(format) => [Some(Self::blocks(format)), Self::table(format)],
+            Self::LookupComputed => [Some(Self::LookupNone), None],
+            Self::GroupsOne => [Some(Self::FourRows), None],
+            Self::OutGlu(act) => [Some(Self::Act(act)), None],
+            _ => [None, None],
+        };
+        needs.into_iter().flatten()
     }
 
     /// Whether the part uses subgroup operations.
@@ -356,7 +374,7 @@ impl Part {
 
 /// Most parts, and most numbers, that a variant may have.
 const PARTS: usize = 13;
-const NUMBERS: usize = 6;
+const NUMBERS: usize = 7;
 
 /// A kernel with its parts and its compile-time numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -368,7 +386,7 @@ pub struct Variant {
 
 impl Variant {
     /// A variant of `kernel` linked from `parts`, with the header's `numbers`. At most thirteen
-    /// parts and six numbers are kept.
+    /// parts and seven numbers are kept.
     pub fn new(kernel: &'static KernelDecl, parts: &[Part], numbers: &[(&'static str, u32)]) -> Self {
         debug_assert!(parts.len() <= PARTS && numbers.len() <= NUMBERS);
         let mut variant = Self { kernel, parts: [None; PARTS], numbers: [None; NUMBERS] };

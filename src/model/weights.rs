@@ -19,7 +19,7 @@ use crate::model::ModelFiles;
 use crate::native;
 use crate::plan::{Shard, WeightLayout};
 use crate::quant;
-use crate::shape::{ROW_ALIGN, padded};
+use crate::shape::padded;
 
 /// About how many bytes are packed before they are written.
 const CHUNK: usize = 4 << 20;
@@ -141,7 +141,7 @@ impl Weights {
             let planes = &shard.planes;
             let (quants, scales) = match made.entry(planes.format) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(patterns(context, planes.format)?),
+                Entry::Vacant(entry) => entry.insert(patterns(context, planes.format, planes.order)?),
             };
             let buffer = context.buffer(name, planes.bytes() as u64, HELP)?;
             context.repeat(&buffer, 0, planes.quant_bytes as u64, quants);
@@ -250,15 +250,16 @@ fn vector(context: &Context, name: &str, mut values: Vec<f32>, lanes: usize) -> 
 }
 
 /// Random quants and scales that belong together, in buffers of their own.
-fn patterns(context: &Context, format: WeightFormat) -> Result<(Buffer, Buffer)> {
+fn patterns(context: &Context, format: WeightFormat, order: Order) -> Result<(Buffer, Buffer)> {
     const VALUES: usize = 1 << 20;
     let mut random = ChaCha8Rng::seed_from_u64(0);
     // Of the size that trained weights have.
     let values: Vec<f32> =
         (0..VALUES).map(|_| (random.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.06).collect();
     let (mut quants, mut scales) = (Vec::new(), Vec::new());
-    let planes = pack::Planes::new(format, Order::Rows, ROW_ALIGN, VALUES);
-    pack(&planes, [&quant::encode(format, &values)[..]], &mut quants, &mut scales);
+    let encoded = quant::encode(format, &values);
+    let planes = pack::Planes::new(format, order, order.align(), VALUES / order.align());
+    pack(&planes, encoded.chunks_exact(encoded.len() / planes.rows), &mut quants, &mut scales);
     scales.resize(scales.len().max(16), 0);
     let upload = |bytes: &[u8]| {
         let buffer = context.buffer("random weights", bytes.len() as u64, HELP)?;
