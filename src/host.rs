@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Instant;
 
 use crate::dtype::WeightFormat;
 use crate::error::{Error, Result};
@@ -43,6 +45,26 @@ pub trait TensorSource: Send + Sync {
 
     /// The tensor called `name`.
     fn tensor(&self, name: &str) -> Option<HostTensor<'_>>;
+}
+
+/// Bytes per second that all cores together read from memory, the best of some times: the ceiling of an adapter that is
+/// these cores.
+pub fn read_rate() -> f64 {
+    // 192 MiB, beyond any cache.
+    const WORDS: usize = 24 << 20;
+    let words = vec![1u64; WORDS];
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let pass = || {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for part in words.chunks(WORDS.div_ceil(threads)) {
+                scope.spawn(|| black_box(part.iter().fold(0, |sum: u64, word| sum.wrapping_add(*word))));
+            }
+        });
+        start.elapsed().as_secs_f64()
+    };
+    let seconds = (0..8).map(|_| pass()).fold(f64::INFINITY, f64::min);
+    (WORDS * size_of::<u64>()) as f64 / seconds
 }
 
 /// Reads a file whole; None when it is longer than `limit` bytes.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Instant;
 
+use wgllama::caps::AdapterKind;
 use wgllama::gpu::{Buffers, Executable, StepTables};
 use wgllama::graph::{Batch, Graph, Heads, Part as Tensor, Rope, RowOrder, VectorSpec, WeightSpec};
 use wgllama::kernels::gemm::{self, Tile};
@@ -16,7 +17,7 @@ use wgllama::model::{KvCache, Weights};
 use wgllama::nonlinearity::Nonlinearity;
 use wgllama::plan::{Launch, Plan, PlanOptions, Resource, SlotId, Traffic, lower};
 use wgllama::shape::Rows;
-use wgllama::{Activations, Context, KvFormat, Result, WeightFormat};
+use wgllama::{Activations, Context, KvFormat, Result, WeightFormat, host};
 
 /// All formats.
 pub const FORMATS: [WeightFormat; 19] = WeightFormat::ALL;
@@ -170,8 +171,8 @@ impl Case {
         Ok(Self { run, batch, tables: cache.tables().to_vec(), timed, copies: 1, traffic })
     }
 
-    /// A matrix times `tokens` vectors. Enough equal matrices take turns that none stays in a
-    /// cache, as in a model.
+    /// A matrix times `tokens` vectors. Equal matrices take turns, enough that none stays in a cache, as in a model; but no
+    /// more than 32, which is less than some caches for the smallest.
     pub fn product(
         context: &Context,
         shape: Shape,
@@ -327,7 +328,7 @@ fn first(tokens: usize) -> Batch {
 /// What must not move between two runs, nor within one.
 #[derive(Clone, Copy, Default)]
 pub struct Controls {
-    /// Bytes per second that a copy reads and writes.
+    /// Bytes per second that a copy reads and writes, or on a software adapter that the host reads, if that is more.
     pub copy: f64,
     /// f32 operations per second.
     pub flops: f64,
@@ -344,7 +345,8 @@ impl Controls {
         };
         let (copy, fma) = (Case::copy(context)?, Case::fma(context)?);
         let (bytes, flops) = (copy.traffic.bytes(), fma.traffic.flops);
-        Ok(Self { copy: bytes / best(copy)?, flops: flops / best(fma)?, empty: best(Case::empty(context)?)? })
+        let host = if context.caps().kind == AdapterKind::Cpu { host::read_rate() } else { 0.0 };
+        Ok(Self { copy: host.max(bytes / best(copy)?), flops: flops / best(fma)?, empty: best(Case::empty(context)?)? })
     }
 }
 

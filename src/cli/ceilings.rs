@@ -1,4 +1,5 @@
-//! What an adapter can do at best, measured: the copy of a large buffer, and multiply-adds.
+//! What an adapter can do at best, measured: the copy of a large buffer, and multiply-adds. On a software adapter,
+//! whose copy waits for instructions and not for memory, memory as the host reads it.
 
 use std::time::Instant;
 
@@ -7,12 +8,12 @@ use wgllama::gpu::{Buffers, Executable, StepTables};
 use wgllama::graph::Batch;
 use wgllama::kernels::{Dispatch, probe_copy, probe_fma};
 use wgllama::plan::{Launch, Plan, Resource, SlotId};
-use wgllama::{Context, Result};
+use wgllama::{Context, Result, host};
 
 /// The two ceilings.
 #[derive(Debug, Clone, Copy)]
 pub struct Ceilings {
-    /// Bytes per second that a copy reads and writes.
+    /// Bytes per second that a copy reads and writes, or on a software adapter that the host reads, if that is more.
     pub copy: f64,
     /// f32 operations per second; a multiply-add is two.
     pub flops: f64,
@@ -27,7 +28,10 @@ impl Ceilings {
         // Far beyond any cache, and below every adapter's limit.
         let copied = 24 << 20;
         let seconds = fastest(context, copied, probe_copy::select(copied, context.caps()))?;
-        let copy = copied as f64 * 8.0 / seconds;
+        let mut copy = copied as f64 * 8.0 / seconds;
+        if context.caps().kind == AdapterKind::Cpu {
+            copy = copy.max(host::read_rate());
+        }
         // A software adapter takes as long for a few as a GPU for many.
         let values = if context.caps().kind == AdapterKind::Cpu { 1 << 16 } else { 1 << 18 };
         let seconds = fastest(context, values, probe_fma::select(values, context.caps()))?;

@@ -10,11 +10,11 @@ params! {
 
 kernel!(PROBE_FMA, "probe_fma", ProbeFmaParams, [x: Read, y: Write], variants);
 
-/// Rounds of eight multiply-adds that an invocation does.
+/// Rounds of twelve multiply-adds that an invocation does.
 const ROUNDS: u32 = 1024;
 
 /// Operations (a multiply-add is two) for one value.
-pub const FLOPS: u64 = 2 * 8 * ROUNDS as u64;
+pub const FLOPS: u64 = 2 * 12 * ROUNDS as u64;
 
 fn variants(caps: &Caps) -> Vec<Variant> {
     let numbers = [("WG", tuning::flat(caps)), ("ROUNDS", ROUNDS)];
