@@ -346,7 +346,11 @@ impl Controls {
         let (copy, fma) = (Case::copy(context)?, Case::fma(context)?);
         let (bytes, flops) = (copy.traffic.bytes(), fma.traffic.flops);
         let host = if context.caps().kind == AdapterKind::Cpu { host::read_rate() } else { 0.0 };
-        Ok(Self { copy: host.max(bytes / best(copy)?), flops: flops / best(fma)?, empty: best(Case::empty(context)?)? })
+        Ok(Self {
+            copy: host.max(bytes / best(copy)?),
+            flops: flops / best(fma)?,
+            empty: best(Case::empty(context)?)?,
+        })
     }
 }
 
