@@ -23,7 +23,8 @@ fn block_of(q: Quants, side: vec2<u32>) -> Block { return Block(q, side.x, unpac
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
-    return bytes(low | (((b.high >> i) & 0x01010101u) << 4u), 31u, 16.0);
+    let high = select(b.high >> (i - 4u), b.high << (4u - i), i < 4u) & 0x10101010u;
+    return bytes(low | high, 31u, 16.0);
 }
 
 fn scale_min(b: Block, i: u32) -> vec2<f32> { return vec2<f32>(b.d, -left(16.0, b.d)); }

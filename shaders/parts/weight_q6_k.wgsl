@@ -28,8 +28,10 @@ fn block_of(q: vec4<u32>, apart: vec2<u32>, head: u32, shares: u32) -> Block {
 // Weights 4 i .. 4 i + 3 of the group, before the scale.
 fn quad(b: Block, i: u32) -> vec4<f32> {
     let low = (b.q[i % 4u] >> (i / 4u * 4u)) & 0x0f0f0f0fu;
-    let high = (b.high[i / 4u] >> (i % 4u * 2u)) & 0x03030303u;
-    return bytes(low | (high << 4u), 63u, 32.0);
+    let word = b.high[i / 4u];
+    let at = i % 4u * 2u;
+    let high = select(word >> (at - 4u), word << (4u - at), at < 4u) & 0x30303030u;
+    return bytes(low | high, 63u, 32.0);
 }
 
 // The scale of a half, a signed byte, times d.
