@@ -13,14 +13,13 @@ struct Block {
     s: u32,
 }
 
-// Words of scales of a superblock, after the first for how many groups each, and those of a group alone; bytes of
-// quants of a group.
+// How superblocks lie, for blocks_super.
 const WORDS = 21u;
 const SHARED_BY = 2u;
 const APART = 2u;
 const QUANTS = 16u;
 
-// A group of its quants, its own words, the first word of the superblock and that for its scales, which begin at bit 0.
+// A group, of its quants, its own words, the superblock's first word, and that of its scales from bit 0 on.
 fn block_of(q: vec4<u32>, apart: vec2<u32>, head: u32, shares: u32) -> Block {
     return Block(q, apart, unpack2x16float(head).x, shares);
 }
