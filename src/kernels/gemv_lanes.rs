@@ -28,7 +28,7 @@ fn variant(shape: LanesShape, problem: &Gemv, uniform: bool, caps: &Caps) -> Var
     parts.push(Part::lanes(problem.format));
     let turn = tuning::turn(caps, problem.format, shape);
     // Those that share the loads of x, of any subgroup.
-    let lanes = caps.subgroup.map_or(4, |(least, _)| least.min(8));
+    let lanes = if caps.subgroup.is_some_and(|(least, _)| least >= 8) { 8 } else { 4 };
     let mut numbers =
         vec![("ROWS", shape.rows), ("TURN", turn), ("COLS", shape.cols), ("WG", shape.wg), ("LANES", lanes)];
     numbers.extend(uniform.then(|| ("X4", uniform_vectors(problem, shape.cols) as u32)));
