@@ -170,18 +170,18 @@ fn pieces(bytes: usize) -> Vec<(usize, usize)> {
     words.chain(half).chain(byte).collect()
 }
 
-/// For each piece of a bundle's rows, of `groups` groups of `bytes` bytes each, where it lies in [`Order::Rows`] and in
-/// [`Order::Bundles`], and its length.
-fn places(groups: usize, bytes: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    (0..groups).flat_map(move |group| {
-        pieces(bytes).into_iter().flat_map(move |(at, length)| {
-            (0..BUNDLE).map(move |place| {
+/// Calls `visit` for each piece of a bundle's rows, of `groups` groups of `bytes` bytes each, with where it lies in
+/// [`Order::Rows`] and in [`Order::Bundles`], and its length.
+fn for_each_place(groups: usize, bytes: usize, mut visit: impl FnMut(usize, usize, usize)) {
+    for (at, length) in pieces(bytes) {
+        for group in 0..groups {
+            for place in 0..BUNDLE {
                 let row = if length >= 16 { place % (BUNDLE / 4) * 4 + place / (BUNDLE / 4) } else { place };
                 let to = (group * bytes + at) * BUNDLE + place * length;
-                ((row * groups + group) * bytes + at, to, length)
-            })
-        })
-    })
+                visit((row * groups + group) * bytes + at, to, length);
+            }
+        }
+    }
 }
 
 /// Reorders rows of `groups` groups of `bytes` bytes from [`Order::Rows`] to [`Order::Bundles`].
@@ -190,9 +190,9 @@ fn bundle(rows: &mut [u8], groups: usize, bytes: usize) {
     for bundle in rows.chunks_exact_mut((BUNDLE * groups * bytes).max(1)) {
         before.clear();
         before.extend_from_slice(bundle);
-        for (from, to, length) in places(groups, bytes) {
+        for_each_place(groups, bytes, |from, to, length| {
             bundle[to..][..length].copy_from_slice(&before[from..][..length]);
-        }
+        });
     }
 }
 
@@ -365,9 +365,9 @@ fn unbundle(rows: &mut [u8], groups: usize, bytes: usize) {
     let before = rows.to_vec();
     let size = (BUNDLE * groups * bytes).max(1);
     for (bundle, before) in rows.chunks_exact_mut(size).zip(before.chunks_exact(size)) {
-        for (to, from, length) in places(groups, bytes) {
+        for_each_place(groups, bytes, |to, from, length| {
             bundle[to..][..length].copy_from_slice(&before[from..][..length]);
-        }
+        });
     }
 }
 
