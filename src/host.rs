@@ -1,4 +1,4 @@
-//! Tensors that live in host memory, usually in a memory map; and how files get there.
+//! Tensors that live in host memory, usually in a memory map; how files get there, and how fast it is read.
 
 use std::borrow::Cow;
 use std::fs::File;

@@ -212,6 +212,11 @@ pub(super) fn uniform_vectors(problem: &Gemv, cols: u32) -> usize {
     (rows * padded(problem.inputs) / 4).next_multiple_of(1024)
 }
 
+/// Whether they fit one; rows of experts do not lie together.
+pub(super) fn fits_uniform(problem: &Gemv, cols: u32, caps: &Caps) -> bool {
+    problem.experts.is_none() && uniform_vectors(problem, cols) as u64 * 16 <= caps.max_uniform_binding
+}
+
 fn variant(shape: GemvShape, problem: &Gemv) -> Variant {
     let x4 = uniform_vectors(problem, shape.cols) as u32;
     let mut parts = problem.parts(shape.lane, if shape.uniform { Part::XUniform } else { Part::XStorage });
@@ -261,9 +266,9 @@ pub fn shape(problem: &Gemv, caps: &Caps) -> GemvShape {
     let mut shape = tuning::gemv(caps, problem.max_batch, problem.norm.is_some());
     if problem.experts.is_some() {
         // Neighbouring rows have other experts.
-        shape = GemvShape { cols: 1, uniform: false, ..shape };
+        shape = GemvShape { cols: 1, ..shape };
     }
-    shape.uniform &= uniform_vectors(problem, shape.cols) as u64 * 16 <= caps.max_uniform_binding;
+    shape.uniform &= fits_uniform(problem, shape.cols, caps);
     shape
 }
 

@@ -3,7 +3,7 @@
 
 use crate::caps::Caps;
 use crate::dtype::WeightFormat;
-use crate::kernels::gemv::{Experts, Gemv, GemvParams, Out, uniform_vectors};
+use crate::kernels::gemv::{Experts, Gemv, GemvParams, Out, fits_uniform, uniform_vectors};
 use crate::kernels::pack::Order;
 use crate::kernels::tuning::{self, LanesShape};
 use crate::kernels::{Dispatch, Part, Rows, Variant, kernel};
@@ -16,11 +16,6 @@ kernel!(
     [w: Read, scales: Read, x: Read, y: Write, routes: Read, bias: Read, gain: Read],
     variants
 );
-
-/// Whether activations go through a uniform binding, which they do where they fit; rows of experts do not lie together.
-fn uniform(shape: LanesShape, problem: &Gemv, caps: &Caps) -> bool {
-    problem.experts.is_none() && uniform_vectors(problem, shape.cols) as u64 * 16 <= caps.max_uniform_binding
-}
 
 fn variant(shape: LanesShape, problem: &Gemv, uniform: bool, caps: &Caps) -> Variant {
     let mut parts = problem.parts(Part::LaneSubgroup, if uniform { Part::XUniform } else { Part::XStorage });
@@ -70,7 +65,7 @@ pub fn dispatch(problem: &Gemv, shape: LanesShape, caps: &Caps) -> Dispatch {
     let groups = (problem.rows as u32).div_ceil(shape.rows * shape.wg);
     let (grid, rows) = problem.grid(groups, shape.cols);
     Dispatch {
-        variant: variant(shape, problem, uniform(shape, problem, caps), caps),
+        variant: variant(shape, problem, fits_uniform(problem, shape.cols, caps), caps),
         params: problem.params().words(),
         grid,
         rows,
